@@ -1,0 +1,85 @@
+"""The contract between a model, its data, and everything that is shared.
+
+The loop, the harness and the jobs know nothing else of a model (`Task`) and of its data (`Dataset`).
+A batch is a dict of arrays of static shape; every leaf has the same leading axis B of rows, so that
+micro-batches, devices and processes can cut it anywhere. It always holds
+
+  mask [B] bool    True = the row takes part (False: padding of a ragged last batch);
+  row  [B] int32   the index into `Dataset.rows(split)` that the row predicts (-1 for padding);
+                   several rows may share one index: the harness averages their forecasts.
+
+Masks are True where something takes part, everywhere.
+"""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+Batch = dict[str, Any]
+Params = dict[str, Any]
+
+
+class Loss(NamedTuple):
+    """Sums, divided once at the very end, so that padding, micro-batches and devices agree.
+
+    total: sum of the per-row losses of the rows that take part, float32 scalar.
+    weight: what to divide `total` by (rows, tokens or targets that take part).
+    metrics: name -> (sum, weight), each divided like the loss.
+    extra: the new state outside the gradient (running statistics, codebooks); {} where there is none.
+    """
+
+    total: Any
+    weight: Any
+    metrics: dict[str, tuple[Any, Any]]
+    extra: Any
+
+
+class Shard(NamedTuple):
+    """This process's part of every batch: rows `index * B / count` up to `(index + 1) * B / count`."""
+
+    index: int = 0
+    count: int = 1
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A model with its loss. `config.task.build()` makes one. All methods are pure and can be jitted.
+
+    A task may also define
+      prepare(params, extra, batch, key) -> batch: what the current weights must produce before the loss
+        (rollouts, codes of a frozen tokenizer); runs jitted, outside the gradient.
+      torch_files(state) -> {file name: object}: what `--job=export` writes as PyTorch checkpoints.
+      embed(params, extra, batch) -> array: the vectors that downstream models consume.
+    """
+
+    def init(self, key) -> tuple[Params, Any]:
+        """Random key -> (params: nested dict of float32 arrays with string keys, extra)."""
+
+    def loss(self, params: Params, extra: Any, batch: Batch, key) -> Loss:
+        """The training loss of one (micro-)batch; `key` drives dropout and sampling."""
+
+    def predict(self, params: Params, extra: Any, batch: Batch, key):
+        """The forecast of every row: one of the laws of `fjq.forecast` with leading axis B."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What `config.data.open(...)` gives: numbered whole batches, and the rows that they predict."""
+
+    def train(self, seed: int, shard: Shard):
+        """An endless `grain.MapDataset`: step -> this process's part of that step's batch.
+
+        A batch is a pure function of (fingerprint, seed, step); its rows do not depend on `shard`.
+        """
+
+    def batches(self, split: str, shard: Shard):
+        """A finite `grain.MapDataset` over every row of a split, the last batch padded with mask False."""
+
+    def rows(self, split: str) -> dict[str, np.ndarray]:
+        """The forecast targets of a split, in time order: `id`, `time` [N], `target` [N, H], `valid` [N, H]."""
+
+    def history(self) -> dict[str, np.ndarray]:
+        """The series that baselines may read: `time` [M] and named columns [M]; they cut it by time themselves."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the data is (files, sizes, settings); a checkpoint of another fingerprint is refused."""
