@@ -1,0 +1,152 @@
+"""The typed dataclasses that every config is made of. A config file returns one `Experiment`.
+
+Every field can be set on the command line by its path: `--config.optim.learning_rate=3e-4`.
+"""
+
+import dataclasses
+import difflib
+import json
+import typing
+from typing import Any
+
+from fjq.errors import InputError
+from fjq.parallel import Parallel
+
+
+@dataclasses.dataclass(kw_only=True)
+class Optim:
+    """AdamW with warm-up and cosine decay, both stepped per update (Loshchilov & Hutter, 2019)."""
+
+    learning_rate: float = 1e-3  # peak
+    final_learning_rate: float = 0.0  # at the last update
+    warmup_steps: int = 0  # updates from 0 to the peak
+    betas: tuple[float, ...] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # of the global gradient; 0 = off
+    # Ordered 'pattern=factor' rules over parameter paths; the first that matches counts, an uncovered path is an error.
+    decay_rules: tuple[str, ...] = (r'(kernel|embedding)$=1', r'.*=0')  # weight decay: matrices only
+    rate_rules: tuple[str, ...] = (r'.*=1',)  # learning rate; 0 freezes
+
+
+@dataclasses.dataclass(kw_only=True)
+class Train:
+    """The length and rhythm of a run, counted in updates."""
+
+    steps: int = 1000
+    micro_batches: int = 1  # slices of a batch that run one after the other (lax.scan)
+    log_every: int = 10
+    eval_every: int = 100  # also the earliest a checkpoint can become the best
+    save_every: int = 100
+    metric: str = 'loss'  # validation figure that picks the best checkpoint and stops early
+    mode: str = 'min'  # 'min' or 'max' of the metric
+    patience: int = 0  # evaluations without a better metric before the run stops; 0 = never
+    ema: float = 0.0  # decay of the averaged weights that are evaluated and exported; 0 = off
+    max_bad_steps: int = 3  # non-finite updates in a row that end the run
+    keep_best: int = 1  # checkpoints kept by metric, besides the newest
+
+
+@dataclasses.dataclass(kw_only=True)
+class Mesh:
+    """Devices as a ('data', 'model') grid."""
+
+    model: int = 1  # devices along 'model'; the others go to 'data'
+    fsdp: bool = False  # cut parameters and optimiser state over 'data' too
+    rules: tuple[str, ...] = ()  # ordered 'pattern=axis,axis,...' over parameter paths, '-' = not cut
+
+
+@dataclasses.dataclass(kw_only=True)
+class Evaluate:
+    """What `--job=evaluate` scores and against what."""
+
+    split: str = 'test'
+    baselines: tuple[Any, ...] = ()  # dataclasses of fjq.baselines
+    levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+    loss: str = 'qlike'  # the loss whose difference is tested
+    block: int = 21  # rows in a bootstrap block: at least the overlap of the targets
+    draws: int = 2000  # bootstrap draws
+
+
+@dataclasses.dataclass(kw_only=True)
+class Experiment:
+    """One runnable experiment: a model (`task`), its data, and how to train and judge it."""
+
+    name: str
+    task: Any  # a dataclass with build() -> fjq.task.Task
+    data: Any  # a dataclass with open(cache, parallel) -> fjq.task.Dataset
+    optim: Optim = dataclasses.field(default_factory=Optim)
+    train: Train = dataclasses.field(default_factory=Train)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
+    parallel: Parallel = dataclasses.field(default_factory=Parallel)
+    job: str = 'train'
+    seed: int = 0
+    init_from: str = ''  # a workdir whose best parameters start this run
+    cache: str = ''  # folder of caches shared by runs; '' = inside the workdir
+
+
+def to_dict(config: Any) -> Any:
+    """Nested plain values of a dataclass, JSON ready; a dataclass keeps its dotted type under `type`."""
+    if dataclasses.is_dataclass(config):
+        kind = type(config)
+        fields = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {'type': f'{kind.__module__}.{kind.__qualname__}', **fields}
+    if isinstance(config, tuple | list):
+        return [to_dict(v) for v in config]
+    if config is None or isinstance(config, str | int | float | bool):
+        return config
+    raise InputError(f'a config holds a {type(config).__name__}, which has no JSON form')
+
+
+def from_dict(value: Any) -> Any:
+    """The inverse of `to_dict`. Only dataclasses of this package are made, by their dotted type.
+
+    Raises:
+      InputError: a type from elsewhere, or a field that the type does not have.
+    """
+    if isinstance(value, list):
+        return tuple(from_dict(v) for v in value)
+    if not isinstance(value, dict):
+        return value
+    module, _, name = str(value.get('type', '')).rpartition('.')
+    if not module.startswith('fjq.'):
+        raise InputError(f'the config names the type {value.get("type")!r}, which is not of fjq')
+    import importlib
+
+    kind = getattr(importlib.import_module(module), name, None)
+    if not dataclasses.is_dataclass(kind):
+        raise InputError(f'the config names the type {module}.{name}, which is no config dataclass')
+    known = {f.name for f in dataclasses.fields(kind)}
+    fields = {k: from_dict(v) for k, v in value.items() if k != 'type'}
+    if extra := sorted(set(fields) - known):
+        raise InputError(f'{name} has no field {extra[0]!r}', remedy=nearest(extra[0], known))
+    return kind(**fields)
+
+
+def to_json(config: Experiment) -> str:
+    return json.dumps(to_dict(config), indent=1, sort_keys=False) + '\n'
+
+
+def from_json(text: str) -> Experiment:
+    return from_dict(json.loads(text))
+
+
+def nearest(word: str, choices: typing.Iterable[str]) -> str:
+    """'did you mean X' for a misspelt word, or the list of choices."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f'did you mean {close[0]!r}' if close else 'choose one of ' + ', '.join(choices)
+
+
+def check_path(config: Any, path: str) -> None:
+    """Raises InputError where a dotted path names no field of the config, with the nearest right name."""
+    holder, parts = config, path.split('.')
+    for depth, part in enumerate(parts):
+        if not dataclasses.is_dataclass(holder):
+            raise InputError(f'--config.{path}: {".".join(parts[:depth])!r} has no fields')
+        names = [f.name for f in dataclasses.fields(holder)]
+        if part not in names:
+            raise InputError(
+                f'--config.{path}: {type(holder).__name__} has no field {part!r}', remedy=nearest(part, names)
+            )
+        holder = getattr(holder, part)

@@ -1,0 +1,234 @@
+"""TCN-12: dilated residual convolutions over the ticks of a chunk, pooled to frames, to a day, to volatility.
+
+A tick has F features; a chunk is 256 consecutive ticks of one frame (10 s); a row is a run of frames of one
+day. The output is read as log(1 + realised volatility) of the days that follow, one value a horizon.
+Block (Bai, Kolter & Koltun, 2018): y = relu(h + r), h = two times drop(relu(GN(conv_d))), d = 2^i.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from fjq.bridge import Pure
+from fjq.errors import InputError
+from fjq.forecast import Point
+from fjq.metrics import huber, mae, mse, qlike
+from fjq.nn.conv import Conv1d
+from fjq.nn.dense import Dense
+from fjq.nn.dropout import dropout
+from fjq.nn.norm import GroupNormOne, LayerNorm
+from fjq.task import Batch, Loss
+
+LOSSES = ('huber', 'mse', 'l1', 'qlike')
+SMALLEST_VOLATILITY = 1e-3  # annualised; QLIKE reads what is below it by a straight line, so its gradient lives
+
+
+@dataclasses.dataclass(kw_only=True)
+class Tcn:
+    """The encoder, the frame pooling and the head of one stream of ticks."""
+
+    stream: str = 'index'  # 'stocks', 'options' or 'index': names the exported files
+    in_features: int = 3
+    hidden: int = 512  # channels of the convolutions
+    layers: int = 12  # blocks; dilations 1, 2, ..., 2^(layers - 1). Seven already see a whole chunk
+    d_model: int = 128  # width of a frame's vector
+    num_scalars: int = 3  # raw figures a frame: ticks, notional, volume
+    head_hidden: int = 256
+    dropout: float = 0.1
+    head_dropout: float = 0.1
+    horizons: int = 1  # outputs of the head
+    num_tickers: int = 0  # per-tick ticker embedding; 0 = none
+    ticker_dim: int = 16
+    causal: bool = False  # left padding only
+    masked: bool = False  # padding takes no part in norms and pooling; the original lets it
+    loss: str = 'huber'  # 'huber', 'mse', 'l1' on log(1 + vol), or 'qlike' on vol
+    huber_delta: float = 0.1
+    dtype: str = 'float32'  # of the convolutions and linear layers; norms, pooling and loss stay float32
+    remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
+
+    def build(self) -> 'TcnTask':
+        if self.loss not in LOSSES:
+            raise InputError(f'task.loss is {self.loss!r}', remedy='choose one of ' + ', '.join(LOSSES))
+        if self.dtype not in ('float32', 'bfloat16'):
+            raise InputError(f'task.dtype is {self.dtype!r}', remedy='choose float32 or bfloat16')
+        return TcnTask(self)
+
+
+class Block(nnx.Module):
+    """Two convolutions of one dilation with norm, ReLU and dropout, and a residual in float32."""
+
+    def __init__(self, in_features: int, config: Tcn, dilation: int, *, rngs: nnx.Rngs):
+        conv = partial(
+            Conv1d, width=3, dilation=dilation, causal=config.causal, dtype=jnp.dtype(config.dtype), rngs=rngs
+        )
+        self.conv1 = conv(in_features, config.hidden)
+        self.conv2 = conv(config.hidden, config.hidden)
+        self.norm1, self.norm2 = GroupNormOne(config.hidden), GroupNormOne(config.hidden)
+        self.downsample = None
+        if in_features != config.hidden:
+            self.downsample = Conv1d(in_features, config.hidden, 1, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        self.rate = config.dropout
+
+    def __call__(self, x_NxLxC, mask_NxL, key):
+        keys = (None, None) if key is None else jax.random.split(key)
+        h = x_NxLxC
+        for conv, norm, k in ((self.conv1, self.norm1, keys[0]), (self.conv2, self.norm2, keys[1])):
+            if mask_NxL is not None:
+                h = jnp.where(mask_NxL[..., None], h, 0)
+            h = dropout(jax.nn.relu(norm(conv(h), mask_NxL)), self.rate, k)
+        r = x_NxLxC if self.downsample is None else self.downsample(x_NxLxC).astype(jnp.float32)
+        return jax.nn.relu(h + r)
+
+
+class Encoder(nnx.Module):
+    """Ticks of a chunk -> one vector: all blocks, then the mean over positions."""
+
+    def __init__(self, config: Tcn, *, rngs: nnx.Rngs):
+        self.ticker_embed = None
+        width = config.in_features
+        if config.num_tickers:
+            self.ticker_embed = nnx.Dict(
+                embedding=nnx.Param(jax.random.normal(rngs.params(), (config.num_tickers, config.ticker_dim)))
+            )
+            width += config.ticker_dim
+        self.layers = nnx.List(
+            [Block(config.hidden if i else width, config, 2**i, rngs=rngs) for i in range(config.layers)]
+        )
+        self.remat = config.remat
+
+    def __call__(self, x_NxLxF, mask_NxL, tickers_NxL, key):
+        """[N, L, F] -> [N, C]; mask None = every position counts; tickers below 0 have the zero vector."""
+        x = x_NxLxF
+        if self.ticker_embed is not None:
+            vectors = self.ticker_embed['embedding'][jnp.maximum(tickers_NxL, 0)]
+            x = jnp.concatenate([x, jnp.where(tickers_NxL[..., None] >= 0, vectors, 0)], axis=-1)
+        for i, block in enumerate(self.layers):
+            k = None if key is None else jax.random.fold_in(key, i)
+            if self.remat:
+                graph, state = nnx.split(block)
+                x = jax.checkpoint(lambda s, x, k, graph=graph: nnx.merge(graph, s)(x, mask_NxL, k))(state, x, k)
+            else:
+                x = block(x, mask_NxL, k)
+        if mask_NxL is None:
+            return x.mean(1)
+        count = jnp.maximum(mask_NxL.sum(1, keepdims=True), 1)
+        return jnp.where(mask_NxL[..., None], x, 0).sum(1) / count
+
+
+class Model(nnx.Module):
+    """The parameter tree follows the original's names, so that export is a renaming."""
+
+    def __init__(self, config: Tcn, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.frame_encoder = nnx.Dict(encoder=Encoder(config, rngs=rngs))
+        self.chunked_encoder = nnx.Dict(
+            out_proj=nnx.Dict(
+                {
+                    '0': Dense(config.hidden + config.num_scalars, config.d_model, dtype=dtype, rngs=rngs),
+                    '1': LayerNorm(config.d_model),
+                }
+            )
+        )
+        width = config.head_hidden
+        self.rv_head = nnx.Dict(
+            mlp=nnx.Dict(
+                {
+                    '0': Dense(config.d_model, width, rngs=rngs),
+                    '1': LayerNorm(width),
+                    '4': Dense(width, width, rngs=rngs),
+                    '5': LayerNorm(width),
+                    '8': Dense(width, config.horizons, rngs=rngs),
+                }
+            )
+        )
+        self.masked, self.head_dropout = config.masked, config.head_dropout
+
+    def encode_chunks(self, chunks_NxLxF, weights_N, tickers_NxL=None, key=None):
+        """[N, L, F] -> [N, C]."""
+        mask = None
+        if self.masked:
+            mask = jnp.arange(chunks_NxLxF.shape[1])[None] < weights_N[:, None]
+        return self.frame_encoder['encoder'](chunks_NxLxF, mask, tickers_NxL, key)
+
+    def encode_frames(self, batch: Batch, key=None):
+        """A batch of rows -> frame vectors [B, T, D]: chunks averaged by their tick counts, then projected."""
+        B, K, L, F = batch['chunks'].shape
+        T = batch['scalars'].shape[1]
+        tickers = batch.get('tickers')
+        e_NxC = self.encode_chunks(
+            batch['chunks'].reshape(B * K, L, F),
+            batch['weights'].reshape(B * K),
+            None if tickers is None else tickers.reshape(B * K, L),
+            key,
+        )
+        sums = jax.vmap(partial(jax.ops.segment_sum, num_segments=T))
+        w_BxKx1 = batch['weights'][..., None]
+        total_BxTx1 = sums(w_BxKx1, batch['frame'])
+        p_BxTxC = sums(w_BxKx1 * e_NxC.reshape(B, K, -1), batch['frame']) / (total_BxTx1 + 1e-8)
+        z = jnp.concatenate([p_BxTxC, jnp.log1p(batch['scalars'])], axis=-1)
+        linear, norm = (self.chunked_encoder['out_proj'][i] for i in '01')
+        return jax.nn.gelu(norm(linear(z)), approximate=False)
+
+    def __call__(self, batch: Batch, key=None):
+        """A batch of rows -> log(1 + vol) [B, H]: the mean over a row's frames, then the head."""
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        out_BxTxD = self.encode_frames(batch, keys[0])
+        mask_BxTx1 = batch['frame_mask'][..., None]
+        x = jnp.where(mask_BxTx1, out_BxTxD, 0).sum(1) / jnp.maximum(mask_BxTx1.sum(1), 1)
+        mlp = self.rv_head['mlp']
+        for linear, norm, k in (('0', '1', keys[1]), ('4', '5', keys[2])):
+            x = dropout(jax.nn.gelu(mlp[norm](mlp[linear](x)), approximate=False), self.head_dropout, k)
+        return mlp['8'](x)
+
+
+class TcnTask:
+    """`fjq.task.Task` of a stream. A batch is what `fjq.data.tcn` documents."""
+
+    def __init__(self, config: Tcn):
+        self.config = config
+        self.pure = Pure(lambda rngs: Model(config, rngs=rngs))
+        self.init = self.pure.init
+
+    def loss(self, params, extra, batch: Batch, key) -> Loss:
+        output_BxH, _ = self.pure.apply(params, extra, Model.__call__, batch, key)
+        target, mask = batch['target'], batch['target_mask'] & batch['mask'][:, None]
+        y = jnp.log1p(jnp.where(mask, target, 0))
+        if self.config.loss == 'huber':
+            total, weight = huber(y, output_BxH, mask, delta=self.config.huber_delta)
+        elif self.config.loss == 'mse':
+            total, weight = mse(y, output_BxH, mask)
+        elif self.config.loss == 'l1':
+            total, weight = mae(y, output_BxH, mask)
+        else:
+            total, weight = _smooth_qlike(target, jnp.expm1(output_BxH), mask)
+        volatility = read_volatility(output_BxH)
+        metrics = {'mae': mae(target, volatility, mask), 'qlike': qlike(target, volatility, mask)}
+        return Loss(total, weight, metrics, extra)
+
+    def predict(self, params, extra, batch: Batch, key=None) -> Point:
+        output_BxH, _ = self.pure.apply(params, extra, Model.__call__, batch, None)
+        return Point(read_volatility(output_BxH))
+
+    def embed(self, params, extra, batch: Batch):
+        """Frame vectors [B, T, D] for a downstream model (e_stk, e_opt, e_idx)."""
+        return self.pure.apply(params, extra, Model.encode_frames, batch)[0]
+
+    def encode_chunks(self, params, chunks_NxLxF, weights_N):
+        """[N, L, F], [N] -> chunk vectors [N, C]."""
+        return self.pure.apply(params, {}, Model.encode_chunks, chunks_NxLxF, weights_N)[0]
+
+
+def read_volatility(output):
+    """The head's log(1 + vol) as a volatility, kept positive."""
+    return jnp.maximum(jnp.expm1(output), SMALLEST_VOLATILITY)
+
+
+def _smooth_qlike(target, prediction, mask):
+    """QLIKE (Patton, 2011): x - log x - 1, x = (target / prediction)^2, with log continued by its tangent near 0."""
+    floor = SMALLEST_VOLATILITY
+    log_f = jnp.log(jnp.maximum(prediction, floor)) + jnp.minimum(prediction - floor, 0) / floor
+    log_x = 2 * (jnp.log(jnp.where(mask, target, 1)) - jnp.where(mask, log_f, 0))
+    return jnp.where(mask, jnp.expm1(log_x) - log_x, 0).sum(), mask.sum().astype(jnp.float32)

@@ -1,0 +1,58 @@
+"""The optimiser: schedule, clipping, AdamW with decay and rates ruled by parameter path."""
+
+from typing import Any
+
+import jax
+import optax
+
+from fjq.config import Optim
+from fjq.errors import InputError
+from fjq.paths import match_rules
+
+
+def make_schedule(config: Optim, steps: int) -> optax.Schedule:
+    """Linear warm-up from 0 to the peak, then a cosine to the final rate at update `steps`."""
+    if not 0 <= config.warmup_steps < max(steps, 1):
+        raise InputError(
+            f'optim.warmup_steps is {config.warmup_steps} in a run of {steps} steps',
+            remedy='make it smaller than train.steps',
+        )
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.warmup_steps else config.learning_rate,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=steps,
+        end_value=config.final_learning_rate,
+    )
+
+
+def make_optimizer(config: Optim, steps: int, params: Any) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter, 2019) whose decay and rate are scaled leaf by leaf by the config's rules.
+
+    Args:
+      steps: updates over which the schedule runs.
+      params: the parameters or their shapes; only paths are read.
+
+    Raises:
+      InputError: a rule that is malformed or a parameter without a rule.
+    """
+    decay = _factors(config.decay_rules, params, 'optim.decay_rules')
+    rate = _factors(config.rate_rules, params, 'optim.rate_rules')
+    b1, b2 = config.betas
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=config.eps),
+        optax.stateless(lambda u, p: jax.tree.map(lambda u, p, d: u + config.weight_decay * d * p, u, p, decay)),
+        optax.stateless(lambda u, _: jax.tree.map(lambda u, r: r * u, u, rate)),
+        optax.scale_by_learning_rate(make_schedule(config, steps)),
+    )
+
+
+def _factors(rules: tuple[str, ...], params: Any, field: str) -> Any:
+    def number(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise InputError(f'the rule value {text!r} is not a number', column=field) from None
+
+    return jax.tree.map(number, match_rules(rules, params, field))

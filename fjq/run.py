@@ -1,0 +1,121 @@
+"""The run folder: config, manifest, and the signals that end a run early."""
+
+import contextlib
+import datetime
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fjq.checkpoint import write_atomic
+from fjq.config import Experiment, from_json, to_json
+from fjq.errors import InputError
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'pyarrow')
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C arrived; what was done is saved and the same command goes on from there."""
+
+    def __init__(self, signum: int):
+        super().__init__(f'stopped by {signal.Signals(signum).name}; the same command resumes')
+        self.exit_code = 128 + signum
+
+
+def cache_folder(config: Experiment, workdir: Path) -> Path:
+    return Path(config.cache) if config.cache else Path(workdir) / 'cache'
+
+
+def write_facts(config: Experiment, workdir: Path, data: dict[str, Any]) -> None:
+    """Writes config.json and manifest.json: what is needed to make the run's numbers again."""
+    if jax.process_index() != 0:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    device = jax.devices()[0]
+    manifest = {
+        'written': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'commit': commit(),
+        'seed': config.seed,
+        'device': f'{device.device_kind} ({device.platform}) x {jax.device_count()}',
+        'processes': jax.process_count(),
+        'python': platform.python_version(),
+        'versions': {p: metadata.version(p) for p in _PACKAGES},
+        'data': data,
+    }
+    write_atomic(workdir / 'config.json', to_json(config).encode())
+    write_atomic(workdir / 'manifest.json', (json.dumps(manifest, indent=1, default=str) + '\n').encode())
+
+
+def read_config(workdir: Path) -> Experiment:
+    """The config that a run folder was trained with.
+
+    Raises:
+      InputError: the folder holds no run.
+    """
+    path = Path(workdir) / 'config.json'
+    if not path.is_file():
+        raise InputError(
+            'there is no run here (config.json is absent)', file=workdir, remedy='train first, or check --workdir'
+        )
+    try:
+        return from_json(path.read_text())
+    except ValueError as e:
+        raise InputError(f'config.json is damaged ({e})', file=path, remedy='train again, or restore the file') from e
+
+
+def start_over(workdir: Path) -> None:
+    """Removes what an earlier run left in a folder, caches excepted."""
+    for name in ('checkpoints', 'forecasts', 'export', 'tensorboard'):
+        shutil.rmtree(workdir / name, ignore_errors=True)
+    for name in (
+        'metrics.jsonl',
+        'manifest.json',
+        'config.json',
+        'report.md',
+        'report.html',
+        'evaluation.json',
+        'failure.json',
+    ):
+        (workdir / name).unlink(missing_ok=True)
+
+
+def commit() -> str:
+    """The git commit of the code, with '+' for uncommitted changes; '' outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(['git', '-C', root, *words], capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        head = git('rev-parse', '--short', 'HEAD')
+        return head + ('+' if head and git('status', '--porcelain', '--untracked-files=no') else '')
+    except (OSError, subprocess.SubprocessError):
+        return ''
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT in the list it yields instead of dying; a second signal is not held back."""
+    caught: list[int] = []
+
+    def handle(signum, _frame):
+        if caught:
+            os._exit(128 + signum)
+        caught.append(signum)
+
+    old = {}
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
