@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 
@@ -22,6 +21,7 @@ from fjq import log
 from fjq.checkpoint import Checkpoints, read_params, write_atomic
 from fjq.config import Experiment, to_dict
 from fjq.errors import InputError
+from fjq.feed import prefetch
 from fjq.keys import make_key
 from fjq.mesh import check_batch, make_mesh, put_batch, shard_state, this_shard
 from fjq.optim import make_optimizer, make_schedule
@@ -29,8 +29,6 @@ from fjq.paths import flatten
 from fjq.run import Interrupted, cache_folder, catch_signals, read_config, write_facts
 from fjq.step import best_params, init_state, make_eval_step, make_train_step
 from fjq.task import Batch, Dataset, Task
-
-_READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # one index is a whole batch: threads only cost
 
 
 def train(config: Experiment, workdir: Path) -> dict[str, float]:
@@ -215,11 +213,6 @@ class _Loop:
             )
             return True
         return False
-
-
-def prefetch(dataset: grain.MapDataset) -> grain.IterDataset:
-    """Whole batches, made one ahead in a thread. The state of its iterator is the data position."""
-    return grain.experimental.ThreadPrefetchIterDataset(dataset.to_iter_dataset(_READ), prefetch_buffer_size=2)
 
 
 def validate(eval_step, params, extra, dataset: Dataset, mesh, split: str = 'valid') -> dict[str, float]:

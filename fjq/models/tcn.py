@@ -67,9 +67,8 @@ class Block(nnx.Module):
         self.conv1 = conv(in_features, config.hidden)
         self.conv2 = conv(config.hidden, config.hidden)
         self.norm1, self.norm2 = GroupNormOne(config.hidden), GroupNormOne(config.hidden)
-        self.downsample = None
-        if in_features != config.hidden:
-            self.downsample = Conv1d(in_features, config.hidden, 1, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        project = lambda: Conv1d(in_features, config.hidden, 1, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        self.downsample = None if in_features == config.hidden else project()
         self.rate = config.dropout
 
     def __call__(self, x_NxLxC, mask_NxL, key):
@@ -87,13 +86,9 @@ class Encoder(nnx.Module):
     """Ticks of a chunk -> one vector: all blocks, then the mean over positions."""
 
     def __init__(self, config: Tcn, *, rngs: nnx.Rngs):
-        self.ticker_embed = None
-        width = config.in_features
-        if config.num_tickers:
-            self.ticker_embed = nnx.Dict(
-                embedding=nnx.Param(jax.random.normal(rngs.params(), (config.num_tickers, config.ticker_dim)))
-            )
-            width += config.ticker_dim
+        width = config.in_features + (config.ticker_dim if config.num_tickers else 0)
+        table = lambda: nnx.Param(jax.random.normal(rngs.params(), (config.num_tickers, config.ticker_dim)))
+        self.ticker_embed = nnx.Dict(embedding=table()) if config.num_tickers else None
         self.layers = nnx.List(
             [Block(config.hidden if i else width, config, 2**i, rngs=rngs) for i in range(config.layers)]
         )

@@ -1,0 +1,164 @@
+"""A trained model in a script: jitted predict and embed, frames in and frames out, save and load."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from fjq.checkpoint import read_params, write_atomic
+from fjq.config import Experiment, from_json, to_json
+from fjq.errors import InputError
+from fjq.feed import read_batches
+from fjq.forecast import Law, pool, to_columns
+from fjq.paths import flatten
+from fjq.run import read_config
+
+WEIGHTS = 'model.safetensors'
+CONFIG = 'config.json'
+
+
+class Trained:
+    """The best weights of a run with its task.
+
+    Attributes:
+      config: the experiment it was trained by.
+      params, extra: nested dicts of arrays.
+    """
+
+    def __init__(self, config: Experiment, params: dict[str, Any], extra: dict[str, Any]):
+        self.config, self.task = config, config.task.build()
+        self.params, self.extra = jax.device_put((params, extra))
+        self._predict = jax.jit(self.task.predict)
+        self._embed = jax.jit(self.task.embed) if hasattr(self.task, 'embed') else None
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'Trained':
+        """Reads a run folder or a folder that `save` wrote.
+
+        Raises:
+          InputError: neither is there, or the weights are not of the config's model.
+        """
+        path = Path(path)
+        if not (path / WEIGHTS).is_file():
+            config = read_config(path)
+            weights = read_params(path, config.train.mode)
+            return cls(config, weights.params, weights.extra)
+        from safetensors.numpy import load_file
+
+        config = from_json((path / CONFIG).read_text())
+        task = config.task.build()
+        like = dict(zip(('params', 'extra'), jax.eval_shape(task.init, jax.random.key(0)), strict=True))
+        return cls(config, **_unflatten(load_file(path / WEIGHTS), like, path / WEIGHTS))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors, which `fjq.load` reads back to the same numbers."""
+        from safetensors.numpy import save
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        leaves = flatten({'params': self.params, 'extra': self.extra})
+        arrays = {name: np.ascontiguousarray(leaf) for name, leaf in leaves.items()}
+        write_atomic(folder / WEIGHTS, save(arrays))
+        write_atomic(folder / CONFIG, to_json(self.config).encode())
+
+    def predict(self, batch: dict[str, Any], key: jax.Array | None = None) -> Law:
+        """A batch -> the law of every row. Compiled once for each shape."""
+        return self._predict(self.params, self.extra, batch, key)
+
+    def embed(self, batch: dict[str, Any]) -> jax.Array:
+        """A batch -> the vectors that downstream models consume."""
+        if self._embed is None:
+            raise InputError(f'{self.config.name} makes no embeddings')
+        return self._embed(self.params, self.extra, batch)
+
+    def predict_df(self, frame: Any, levels: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> Any:
+        """Long frame in, long frame out.
+
+        Args:
+          frame: what the config's data reads from files, as a pandas, polars or pyarrow table or a dict of columns.
+          levels: the quantiles to add.
+
+        Returns:
+          columns `id`, `time`, `horizon`, `mean`, `q05`, ...: one line a forecast, of the kind of `frame`.
+        """
+        table = frame if isinstance(frame, pa.Table) else to_table(frame)
+        dataset = self.config.data.from_table(table)
+        law, rows = predict_rows(self.predict, dataset, 'all')
+        return _like(frame, forecast_table(law, rows, levels))
+
+
+def predict_rows(predict, dataset, split: str) -> tuple[Law, dict[str, np.ndarray]]:
+    """Forecasts every row of a split, averaging the batch rows that share one.
+
+    Args:
+      predict: batch -> law.
+
+    Returns:
+      (the law with leading axis N, `dataset.rows(split)`).
+    """
+    rows = dataset.rows(split)
+    laws, index = [], []
+    for batch in read_batches(dataset, split):
+        laws.append(predict(batch))
+        index.append(np.where(batch['mask'], batch['row'], -1))
+    if not laws:
+        raise InputError(f'the {split} split is empty', remedy='check the split dates')
+    law = jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.device_get(laws))
+    return pool(law, np.concatenate(index), len(rows['time'])), rows
+
+
+def forecast_table(law: Law, rows: dict[str, np.ndarray], levels: tuple[float, ...]) -> pa.Table:
+    """One line a row and horizon: id, time, horizon (its number), mean and quantiles, and the target where known."""
+    columns = {name: np.asarray(values) for name, values in to_columns(law, levels).items()}
+    count, horizons = next(iter(columns.values())).shape[:2]
+    out = {
+        'id': np.repeat(rows['id'], horizons),
+        'time': np.repeat(rows['time'], horizons),
+        'horizon': np.tile(np.asarray(rows.get('horizon', np.arange(1, horizons + 1))), count),
+    }
+    out |= {name: values.reshape(-1) for name, values in columns.items()}
+    if 'target' in rows:
+        out['target'] = np.where(rows['valid'], rows['target'], np.nan).reshape(-1)
+    return pa.table(out)
+
+
+def to_table(frame: Any) -> pa.Table:
+    """pandas, polars or a dict of columns -> pyarrow."""
+    if hasattr(frame, 'to_arrow'):
+        return frame.to_arrow()
+    if isinstance(frame, dict):
+        return pa.table(frame)
+    if type(frame).__module__.startswith('pandas'):
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    raise InputError(f'a {type(frame).__name__} is no table', remedy='give a pandas, polars or pyarrow table or a dict')
+
+
+def _like(frame: Any, table: pa.Table) -> Any:
+    kind = type(frame).__module__.split('.')[0]
+    if kind == 'pandas':
+        return table.to_pandas()
+    if kind == 'polars':
+        import polars
+
+        return polars.from_arrow(table)
+    return {n: table[n].to_numpy() for n in table.column_names} if isinstance(frame, dict) else table
+
+
+def _unflatten(arrays: dict[str, np.ndarray], like: Any, file: Path) -> Any:
+    from fjq.paths import path_of
+
+    missing = sorted(set(flatten(like)) ^ set(arrays))
+    if missing:
+        raise InputError(
+            f'{missing[0]!r} is in only one of the file and the model', file=file, remedy='use its own config.json'
+        )
+
+    def pick(path, leaf):
+        value = arrays[path_of(path)]
+        if value.shape != leaf.shape:
+            raise InputError(f'{path_of(path)!r} has shape {value.shape}, the model {leaf.shape}', file=file)
+        return value
+
+    return jax.tree_util.tree_map_with_path(pick, like)
