@@ -1,0 +1,319 @@
+"""Daily files and their columns: found by date, read by name, verified before anything is allocated.
+
+Parquet, csv and csv.gz are read block by block with only the wanted columns; a ticker filter skips the row
+groups whose statistics rule it out. Every fault of a file is an InputError that names the file.
+"""
+
+import bisect
+import csv
+import dataclasses
+import datetime
+import io
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from fjq.errors import InputError
+
+SUFFIXES = ('.parquet', '.csv.gz', '.csv')
+KINDS = ('any', 'text', 'number', 'integer', 'time')
+ARROW = {'text': pa.dictionary(pa.int32(), pa.string()), 'number': pa.float64(), 'integer': pa.int64()}
+MAX_ROWS = 2**31 - 1  # rows of one file; ten times the largest day of option trades
+MAX_BYTES = 2**34  # decoded size that the wanted columns of one file may claim
+BLOCK_ROWS = 2**20  # rows decoded at a time
+BLOCK_BYTES = 2**24  # bytes of csv parsed at a time
+_DAMAGED = 'fetch or write the file again'
+
+
+class DayFile(NamedTuple):
+    """One file of one day."""
+
+    date: datetime.date
+    path: Path
+
+
+def list_days(root: str | os.PathLike) -> list[DayFile]:
+    """The daily files at most two folders below `root`, by date (flat, YYYY/ and YYYY/MM/ layouts).
+
+    The date is the file name up to its first dot. Names that start with a dot or `._` and names that are no
+    date are skipped.
+
+    Raises:
+      InputError: no such folder, no daily file in it, or two files of one date.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError('no such folder', file=root, remedy='give the folder that holds one file a day')
+    found: dict[datetime.date, Path] = {}
+    for folder, names, files in os.walk(root, followlinks=True):
+        depth = len(Path(folder).relative_to(root).parts)
+        names[:] = sorted(n for n in names if not n.startswith('.')) if depth < 2 else []
+        for name in sorted(files):
+            date = date_of(name)
+            if date is None or name.startswith('.') or not name.endswith(SUFFIXES):
+                continue
+            path = Path(folder, name)
+            if date in found:
+                raise InputError(
+                    f'{date} is there twice, also as {path}', file=found[date], remedy='keep one of the two'
+                )
+            found[date] = path
+    if not found:
+        raise InputError(
+            'no daily file in this folder', file=root, remedy='files are named YYYY-MM-DD' + ' or '.join(SUFFIXES)
+        )
+    return [DayFile(date, found[date]) for date in sorted(found)]
+
+
+def date_of(name: str) -> datetime.date | None:
+    """The date in a file name up to its first dot, or None."""
+    try:
+        return datetime.date.fromisoformat(name.split('.')[0])
+    except ValueError:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Some consecutive rows of a file, those of unwanted tickers left out.
+
+    table: the wanted columns.
+    first: file row of the block's first row, before the filter.
+    total: rows of the block before the filter.
+    kept: positions of the table's rows in the block, or None where all were kept.
+    """
+
+    table: pa.Table
+    first: int
+    total: int
+    kept: np.ndarray | None = None
+
+    def row(self, i: int) -> int:
+        """The file row (from 0, without a header) of row `i` of the table."""
+        return self.first + int(i if self.kept is None else self.kept[i])
+
+
+def column_names(path: str | os.PathLike) -> list[str]:
+    """The columns of a file, from its header alone."""
+    path = _existing(path)
+    return _parquet_file(path, ()).schema_arrow.names if path.name.endswith('.parquet') else _csv_header(path)
+
+
+def read_columns(
+    path: str | os.PathLike,
+    columns: Sequence[str] | Mapping[str, str],
+    *,
+    optional: Collection[str] = (),
+    tickers: Collection[str] | None = None,
+    ticker: str = 'ticker',
+) -> pa.Table:
+    """The wanted columns of one file as a table; see `iter_columns`."""
+    tables = [b.table for b in iter_columns(path, columns, optional=optional, tickers=tickers, ticker=ticker)]
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def iter_columns(
+    path: str | os.PathLike,
+    columns: Sequence[str] | Mapping[str, str],
+    *,
+    optional: Collection[str] = (),
+    tickers: Collection[str] | None = None,
+    ticker: str = 'ticker',
+) -> Iterator[Block]:
+    """The wanted columns of one file, block by block, so that memory holds one block besides what is kept.
+
+    Args:
+      path: a parquet, csv or csv.gz file.
+      columns: names, or name -> kind. 'text' becomes dictionary<int32, string>, 'number' float64 (integers, decimals
+        and decimal text are accepted), 'integer' int64, 'time' stays an int64 or a timestamp, 'any' as it is.
+      optional: columns that may be absent.
+      tickers: keep only these values of the column `ticker`.
+
+    Raises:
+      InputError: no such file, an unknown format, an empty, truncated or damaged file, a header that claims an
+        absurd size, a missing column, a column of the wrong type.
+    """
+    kinds = dict(columns) if isinstance(columns, Mapping) else dict.fromkeys(columns, 'any')
+    if unknown := set(kinds.values()) - set(KINDS):
+        raise InputError(f'unknown kind of column {unknown.pop()!r}', remedy='choose one of ' + ', '.join(KINDS))
+    path = _existing(path)
+    if tickers is not None:
+        kinds[ticker] = 'text'
+        tickers = sorted(tickers)
+    names = column_names(path)
+    for name in list(kinds):
+        if name not in names:
+            if name not in optional:
+                raise InputError(
+                    'no such column', file=path, column=name, remedy='the file has ' + ', '.join(names[:30])
+                )
+            del kinds[name]
+    read = _read_parquet if path.name.endswith('.parquet') else _read_csv
+    rows = 0
+    for first, total, table in read(path, kinds, tickers, ticker):
+        rows = max(rows, first + total)
+        if rows > MAX_ROWS:
+            raise InputError(f'more than {MAX_ROWS:,} rows', file=path, remedy='split the file')
+        if table is not None:
+            table = pa.table({n: _as_kind(table[n], kind, path, n, first) for n, kind in kinds.items()})
+            yield _keep(table, first, total, tickers, ticker)
+    if rows == 0:
+        raise InputError('the file has no rows', file=path, remedy='remove it or fetch it again')
+
+
+def _existing(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    if not path.name.endswith(SUFFIXES):
+        raise InputError('unknown format', file=path, remedy='give one of ' + ', '.join(SUFFIXES))
+    if not path.is_file():
+        raise InputError('no such file', file=path)
+    if path.stat().st_size == 0:
+        raise InputError('the file is empty', file=path, remedy='remove it or fetch it again')
+    return path
+
+
+def _parquet_file(path: Path, text: Collection[str]) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, read_dictionary=list(text), page_checksum_verification=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise InputError(
+            f'not a parquet file, or a truncated one ({_first_line(e)})', file=path, remedy=_DAMAGED
+        ) from e
+
+
+def _read_parquet(path: Path, kinds: Mapping[str, str], tickers: Sequence[str] | None, ticker: str):
+    """Yields (first row, rows, table or None) a block; None stands for row groups that hold no wanted ticker."""
+    flat = _parquet_file(path, ())
+    text = [n for n, kind in kinds.items() if kind == 'text' and _is_text(flat.schema_arrow.field(n).type)]
+    file = _parquet_file(path, text)
+    meta, names = file.metadata, list(kinds)
+    index = {meta.schema.column(i).path.split('.')[0]: i for i in range(meta.num_columns)}
+    groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
+    claimed = sum(max(g.column(index[n]).total_uncompressed_size, 0) for g in groups for n in names)
+    if not 0 <= meta.num_rows <= MAX_ROWS or sum(g.num_rows for g in groups) != meta.num_rows or claimed > MAX_BYTES:
+        raise InputError(
+            f'the header claims {meta.num_rows:,} rows in {len(groups)} groups and {claimed:,} bytes',
+            file=path,
+            remedy=f'the limits are {MAX_ROWS:,} rows and {MAX_BYTES:,} bytes: {_DAMAGED}, or split it',
+        )
+    first = 0
+    for g, group in enumerate(groups):
+        if tickers is not None and not _may_hold(group.column(index[ticker]).statistics, tickers):
+            yield first, group.num_rows, None
+            first += group.num_rows
+            continue
+        end = first + group.num_rows
+        try:
+            for batch in file.iter_batches(BLOCK_ROWS, row_groups=[g], columns=names, use_threads=False):
+                yield first, batch.num_rows, pa.table(batch)
+                first += batch.num_rows
+        except (pa.ArrowException, OSError) as e:
+            raise InputError(f'the file is damaged ({_first_line(e)})', file=path, row=first, remedy=_DAMAGED) from e
+        if first != end:
+            raise InputError('the file ends before its header says', file=path, row=first, remedy=_DAMAGED)
+
+
+def _may_hold(stats: pq.Statistics | None, tickers: Sequence[str]) -> bool:
+    """Whether a row group's bounds leave room for one of the sorted tickers."""
+    if stats is None or not stats.has_min_max or not isinstance(stats.min, str):
+        return True
+    i = bisect.bisect_left(tickers, stats.min)
+    return i < len(tickers) and tickers[i] <= stats.max
+
+
+def _csv_header(path: Path) -> list[str]:
+    try:
+        with pa.input_stream(str(path), compression='detect') as f:
+            head = f.read(2**16).decode('utf-8-sig', errors='ignore')
+    except (pa.ArrowException, OSError) as e:
+        raise InputError(f'not a csv file, or a damaged one ({_first_line(e)})', file=path, remedy=_DAMAGED) from e
+    return next(csv.reader(io.StringIO(head)), [])
+
+
+def _read_csv(path: Path, kinds: Mapping[str, str], tickers: Sequence[str] | None, ticker: str):
+    """Yields (first row, rows, table) a block. Only empty cells are null, so a ticker called NA stays one."""
+    types = {n: ARROW[kind] for n, kind in kinds.items() if kind in ARROW}
+    first = 0
+    try:
+        reader = pacsv.open_csv(
+            path,
+            pacsv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            convert_options=pacsv.ConvertOptions(column_types=types, include_columns=list(kinds), null_values=['']),
+        )
+        for batch in reader:
+            yield first, batch.num_rows, pa.table(batch)
+            first += batch.num_rows
+    except (pa.ArrowException, OSError) as e:
+        line = _first_line(e)
+        row, column = re.search(r'Row #(\d+)', line), re.search(r'CSV column #(\d+)', line)
+        raise InputError(
+            re.sub(r'^.*(CSV (?:conversion|parse) error)', r'\1', line),
+            file=path,
+            column=_csv_header(path)[int(column[1])] if column else None,
+            row=int(row[1]) - 2 if row else first,
+            remedy=_DAMAGED if not column else 'correct the cell',
+        ) from e
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _as_kind(values: pa.ChunkedArray, kind: str, path: Path, name: str, first: int) -> pa.ChunkedArray:
+    """The column as its kind's type; nulls stay nulls."""
+    t = values.type
+    if kind == 'any' or t == ARROW.get(kind):
+        return values
+    if kind == 'text' and (_is_text(t) or pa.types.is_dictionary(t) and _is_text(t.value_type)):
+        return values.cast(ARROW['text'])
+    if kind == 'number' and (pa.types.is_floating(t) or pa.types.is_integer(t) or pa.types.is_decimal(t)):
+        return values.cast(pa.float64(), safe=False)
+    if kind == 'number' and (_is_text(t) or pa.types.is_dictionary(t) and _is_text(t.value_type)):
+        return _parse_numbers(values, path, name, first)
+    if kind == 'integer' and pa.types.is_integer(t):
+        return values.cast(pa.int64())
+    if kind == 'time' and pa.types.is_timestamp(t):
+        return values
+    if kind == 'time' and pa.types.is_integer(t):
+        return values.cast(pa.int64())
+    raise InputError(f'the type is {t}, not {kind}', file=path, column=name, remedy=f'store it as a {kind} column')
+
+
+def _parse_numbers(values: pa.ChunkedArray, path: Path, name: str, first: int) -> pa.ChunkedArray:
+    """Decimal text as float64 (vendors write sizes such as "10.000000")."""
+    text = values.cast(pa.string())
+    try:
+        return text.cast(pa.float64())
+    except pa.ArrowInvalid as e:
+        number = r'^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$'
+        bad = pc.invert(pc.fill_null(pc.match_substring_regex(text, number), True)).to_numpy()
+        row = int(np.argmax(bad))
+        raise InputError(f'{text[row].as_py()!r} is no number', file=path, column=name, row=first + row) from e
+
+
+def _keep(table: pa.Table, first: int, total: int, tickers: Sequence[str] | None, ticker: str) -> Block:
+    if tickers is None:
+        return Block(table, first, total)
+    wanted = pa.array(tickers, pa.string())
+    masks = []
+    for chunk in table[ticker].chunks:
+        hit = pc.is_in(chunk.dictionary, value_set=wanted).to_numpy(zero_copy_only=False)
+        codes = chunk.indices.fill_null(0).to_numpy() if len(hit) else np.zeros(len(chunk), np.int32)
+        mask = hit[codes] if len(hit) else np.zeros(len(chunk), bool)
+        masks.append(mask | chunk.indices.is_null().to_numpy(zero_copy_only=False))  # nulls stay, to be reported
+    mask = np.concatenate(masks) if masks else np.zeros(0, bool)
+    if mask.all():
+        return Block(table, first, total)
+    return Block(table.filter(pa.array(mask)), first, total, np.flatnonzero(mask))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ['no detail'])[0].rstrip('.')
