@@ -1,6 +1,7 @@
 """The command: flags in, job out. It names no model.
 
-python -m fjq.launch --config=configs/NAME.py[:variant,...] [--job=train] [--workdir=runs/NAME] [--config.any.field=value]
+python -m fjq.launch --config=configs/NAME.py[:variant,...] [--job=train] [--workdir=runs/NAME]
+  [--config.any.field=value]
 """
 
 import ast
@@ -10,7 +11,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from fjq import jobs
@@ -94,7 +95,7 @@ def describe() -> str:
     lines += [f'  --{f.name:<12} {f.help}' for f in (CONFIG, JOB, WORKDIR, FRESH, COORDINATOR, PROCESSES, PROCESS)]
     lines += [
         '',
-        "Fields of a config are set by their path, as in --config.optim.learning_rate=3e-4; the config's page lists the usual ones.",
+        'Fields of a config are set by their path: --config.optim.learning_rate=3e-4.',
     ]
     return '\n'.join(lines)
 

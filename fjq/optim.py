@@ -1,5 +1,6 @@
 """The optimiser: schedule, clipping, AdamW with decay and rates ruled by parameter path."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -46,6 +47,20 @@ def make_optimizer(config: Optim, steps: int, params: Any) -> optax.GradientTran
         optax.stateless(lambda u, _: jax.tree.map(lambda u, r: r * u, u, rate)),
         optax.scale_by_learning_rate(make_schedule(config, steps)),
     )
+
+
+def find_adam(opt: Any) -> dict[str, Any]:
+    """`count`, `mu` and `nu` in an optimiser state as a checkpoint gives it back (lists and dicts).
+
+    Raises:
+      InputError: the run was not optimised by Adam.
+    """
+    if isinstance(opt, dict) and {'count', 'mu', 'nu'} <= set(opt):
+        return opt
+    for part in opt.values() if isinstance(opt, dict) else opt if isinstance(opt, list | tuple) else ():
+        with contextlib.suppress(InputError):
+            return find_adam(part)
+    raise InputError('the checkpoint holds no Adam moments')
 
 
 def _factors(rules: tuple[str, ...], params: Any, field: str) -> Any:

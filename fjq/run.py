@@ -1,6 +1,7 @@
 """The run folder: config, manifest, and the signals that end a run early."""
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -69,6 +70,11 @@ def read_config(workdir: Path) -> Experiment:
         return from_json(path.read_text())
     except ValueError as e:
         raise InputError(f'config.json is damaged ({e})', file=path, remedy='train again, or restore the file') from e
+
+
+def adopt_task(config: Experiment, workdir: Path) -> Experiment:
+    """The config with the model that the workdir was trained with: only the weights' own model can read them."""
+    return dataclasses.replace(config, task=read_config(workdir).task)
 
 
 def start_over(workdir: Path) -> None:

@@ -21,7 +21,7 @@ from fjq import log
 from fjq.checkpoint import Checkpoints, read_params, write_atomic
 from fjq.config import Experiment, to_dict
 from fjq.errors import InputError
-from fjq.feed import prefetch
+from fjq.feed import prefetch, read_batches
 from fjq.keys import make_key
 from fjq.mesh import check_batch, make_mesh, put_batch, shard_state, this_shard
 from fjq.optim import make_optimizer, make_schedule
@@ -68,7 +68,7 @@ class _Loop:
         write_facts(config, workdir, self.fingerprint)
         self.checkpoints = Checkpoints(workdir / 'checkpoints', mode=t.mode, keep_best=t.keep_best)
         self.iterator = iter(prefetch(dataset.train(config.seed, this_shard())))
-        self.best, self.since_best, self.validation = math.nan, 0, {}
+        self.best, self.since_best, self.validation, self.train_loss = math.nan, 0, {}, math.nan
         like = jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
         if restored := self.checkpoints.restore(like):
             self.step, self.state, facts = restored
@@ -148,6 +148,7 @@ class _Loop:
             'best': None if math.isnan(self.best) else self.best,
             'since_best': self.since_best,
             'validation': self.validation,
+            'train_loss': self.train_loss,
             'config': to_dict(self.config),
         }
         self.checkpoints.save(self.step, self.state, facts, metric)
@@ -162,18 +163,21 @@ class _Loop:
             )
         self.iterator.set_state(facts['data'])
         self.best = math.nan if facts['best'] is None else facts['best']
-        self.since_best, self.validation = facts['since_best'], facts['validation']
+        self.since_best, self.validation, self.train_loss = (
+            facts['since_best'],
+            facts['validation'],
+            facts['train_loss'],
+        )
         log.say(f'resuming from step {self.step}')
 
     def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Reads the metrics of a step that is done, writes them, and watches for non-finite updates."""
         values = {k: float(v) for k, v in metrics.items()}
         self.clock.stepped()
+        self.train_loss = values['loss']
         t = self.config.train
         if values['bad']:
-            log.say(
-                f'step {step}: the loss or gradient is not finite; the update was skipped ({values["skipped"]:.0f} so far)'
-            )
+            log.say(f'step {step}: the loss or gradient is not finite; update skipped ({values["skipped"]:.0f} so far)')
         if step % t.log_every == 0 or values['bad'] or step == t.steps:
             values |= {
                 'learning_rate': float(self.schedule(step - 1)),
@@ -221,10 +225,7 @@ def validate(eval_step, params, extra, dataset: Dataset, mesh, split: str = 'val
     Raises:
       InputError: nothing in the split takes part.
     """
-    sums = [
-        eval_step(params, extra, put_batch(mesh, b))
-        for b in dataset.batches(split, this_shard()).to_iter_dataset(_READ)
-    ]
+    sums = [eval_step(params, extra, put_batch(mesh, b)) for b in read_batches(dataset, split)]
     total = {}
     for loss in jax.device_get(sums):
         for name, (s, w) in {'loss': (loss.total, loss.weight), **loss.metrics}.items():

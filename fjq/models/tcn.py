@@ -6,6 +6,7 @@ Block (Bai, Kolter & Koltun, 2018): y = relu(h + r), h = two times drop(relu(GN(
 """
 
 import dataclasses
+import math
 from functools import partial
 
 import jax
@@ -13,13 +14,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fjq.bridge import Pure
+from fjq.checkpoint import Weights
+from fjq.config import Experiment
 from fjq.errors import InputError
 from fjq.forecast import Point
 from fjq.metrics import huber, mae, mse, qlike
+from fjq.models import tcn_files
 from fjq.nn.conv import Conv1d
 from fjq.nn.dense import Dense
 from fjq.nn.dropout import dropout
 from fjq.nn.norm import GroupNormOne, LayerNorm
+from fjq.optim import find_adam, make_schedule
 from fjq.task import Batch, Loss
 
 LOSSES = ('huber', 'mse', 'l1', 'qlike')
@@ -210,6 +215,35 @@ class TcnTask:
     def embed(self, params, extra, batch: Batch):
         """Frame vectors [B, T, D] for a downstream model (e_stk, e_opt, e_idx)."""
         return self.pure.apply(params, extra, Model.encode_frames, batch)[0]
+
+    def torch_files(self, experiment: Experiment, weights: Weights) -> dict[str, dict]:
+        """`tcn_{stream}_encoder.pt` and `tcn_{stream}_best.pt` with the original's keys in their order."""
+        stream, optim, adam = self.config.stream, experiment.optim, find_adam(weights.state['opt'])
+        updates = int(adam['count'])
+        optimizer = tcn_files.optimizer_state_dict(
+            adam['mu'],
+            adam['nu'],
+            step=updates,
+            learning_rate=float(make_schedule(optim, experiment.train.steps)(updates)),
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        )
+        best = tcn_files.checkpoint_file(
+            stream,
+            weights.params,
+            epoch=weights.step,
+            optimizer=optimizer,
+            scheduler=None,
+            metrics={
+                'train_loss': weights.facts['train_loss'],
+                'val_loss': weights.facts['validation'].get('loss', math.nan),
+            },
+        )
+        return {
+            f'tcn_{stream}_encoder.pt': tcn_files.encoder_file(stream, weights.params),
+            f'tcn_{stream}_best.pt': best,
+        }
 
     def encode_chunks(self, params, chunks_NxLxF, weights_N):
         """[N, L, F], [N] -> chunk vectors [N, C]."""

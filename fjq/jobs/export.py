@@ -1,0 +1,19 @@
+"""writes the best weights as safetensors, StableHLO and PyTorch files, each read back and compared."""
+
+from pathlib import Path
+
+from fjq.checkpoint import read_params
+from fjq.config import Experiment
+from fjq.export import export
+from fjq.feed import read_batches
+from fjq.run import adopt_task, cache_folder
+from fjq.trained import Trained
+
+
+def run(config: Experiment, workdir: Path) -> None:
+    """Exports the run in `workdir`; the files and how far each is from the model are printed."""
+    config = adopt_task(config, workdir)
+    weights = read_params(workdir, config.train.mode)
+    dataset = config.data.open(cache_folder(config, workdir), config.parallel)
+    batch = next(iter(read_batches(dataset, 'valid')))
+    export(Trained(config, weights.params, weights.extra), weights, batch, workdir)
