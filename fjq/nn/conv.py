@@ -11,28 +11,46 @@ from fjq.nn.dense import dense, torch_uniform
 def dilated_conv(x_BxLxC, kernel_WxCxF, bias_F=None, *, dilation: int = 1, causal: bool = False):
     """Stride 1, zero padding, length preserved: [B, L, C] -> [B, L, F] in the dtype of x.
 
-    Tap w reads x[t + offset] with offset (w - W // 2) * dilation, or (w - W + 1) * dilation when causal. Taps whose
-    offset reaches past the whole sequence only ever read padding: they are left out, which is the same function
-    (their gradient is exactly zero), and a tap that is left alone is a matrix product.
-    Products are summed in float32 by the hardware and rounded to the dtype of x once.
+    Tap w reads x[t + offset] with offset (w - W // 2) * dilation, or (w - W + 1) * dilation when causal. A tap whose
+    offset reaches past the whole sequence only ever reads padding: it is left out, which is the same function (its
+    gradient is exactly zero). Products are summed in float32 by the hardware and rounded to the dtype of x once.
+    Raises InputError for an even width that is not causal.
     """
     width, length = kernel_WxCxF.shape[0], x_BxLxC.shape[1]
     if not causal and width % 2 == 0:
         raise InputError(f'a symmetric convolution of width {width} has no centre', remedy='use an odd width')
     centre = width - 1 if causal else width // 2
-    alive = [w for w in range(width) if abs(w - centre) * dilation < length]
-    before, after = (centre - alive[0]) * dilation, (alive[-1] - centre) * dilation
-    if len(alive) == 1:
-        return dense(x_BxLxC, kernel_WxCxF[centre], bias_F)
+    taps = [w for w in range(width) if abs(w - centre) * dilation < length]
+    offsets = [(w - centre) * dilation for w in taps]
+    kernel_WxCxF = kernel_WxCxF[taps[0] : taps[-1] + 1].astype(x_BxLxC.dtype)
+    if 2 * dilation >= length:
+        return _by_segments(x_BxLxC, kernel_WxCxF, bias_F, offsets)
     y = jax.lax.conv_general_dilated(
         x_BxLxC,
-        kernel_WxCxF[alive[0] : alive[-1] + 1].astype(x_BxLxC.dtype),
+        kernel_WxCxF,
         window_strides=(1,),
-        padding=[(before, after)],
+        padding=[(-offsets[0], offsets[-1])],
         rhs_dilation=(dilation,),
         dimension_numbers=('NWC', 'WIO', 'NWC'),
     )
     return y if bias_F is None else y + bias_F.astype(y.dtype)[None, None]
+
+
+def _by_segments(x_BxLxC, kernel_WxCxF, bias_F, offsets: list[int]):
+    """The same convolution as one matrix product a segment of positions that read the same taps, none of them padding.
+
+    With dilation >= L / 2 there are at most three segments of at most two taps. Forward and backward of 64 rows of
+    256 positions and 512 channels, width 3, two CPU cores: dilation L / 2 221 ms (convolution 294, one padded product
+    a tap 240), 3 L / 4 172 ms (281, 185), L 127 ms (284). Below L / 2 the convolution wins.
+    """
+    length = x_BxLxC.shape[1]
+    edges = sorted({0, length, *(-o for o in offsets if o < 0), *(length - o for o in offsets if o > 0)})
+    parts = []
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        read = [(w, o) for w, o in enumerate(offsets) if 0 <= start + o and stop + o <= length]
+        window = jnp.concatenate([x_BxLxC[:, start + o : stop + o] for _, o in read], axis=-1)
+        parts.append(dense(window, jnp.concatenate([kernel_WxCxF[w] for w, _ in read]), bias_F))
+    return jnp.concatenate(parts, axis=1)
 
 
 def depthwise_conv(x_BxLxC, kernel_WxC, bias_C=None):
