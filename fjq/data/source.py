@@ -24,10 +24,11 @@ import pyarrow.parquet as pq
 from fjq.errors import InputError
 
 SUFFIXES = ('.parquet', '.csv.gz', '.csv')
-KINDS = ('any', 'text', 'number', 'integer', 'time')
+KINDS = ('any', 'text', 'number', 'integer', 'time', 'codes')
 ARROW = {'text': pa.dictionary(pa.int32(), pa.string()), 'number': pa.float64(), 'integer': pa.int64()}
+CSV = {**ARROW, 'codes': pa.string()}
 MAX_ROWS = 2**31 - 1  # rows of one file; ten times the largest day of option trades
-MAX_BYTES = 2**34  # decoded size that the wanted columns of one file may claim
+MAX_BYTES = 2**36  # decoded size that one file may claim
 BLOCK_ROWS = 2**20  # rows decoded at a time
 BLOCK_BYTES = 2**24  # bytes of csv parsed at a time
 _DAMAGED = 'fetch or write the file again'
@@ -96,9 +97,20 @@ class Block:
     total: int
     kept: np.ndarray | None = None
 
-    def row(self, i: int) -> int:
-        """The file row (from 0, without a header) of row `i` of the table."""
-        return self.first + int(i if self.kept is None else self.kept[i])
+    def rows(self) -> np.ndarray:
+        """The file row (from 0, without a header) of each row of the table, int64."""
+        return self.first + (np.arange(self.table.num_rows) if self.kept is None else self.kept)
+
+    def filter(self, column: str, values: Sequence[str] | None) -> 'Block':
+        """The rows whose dictionary column has one of the values, or null; None keeps all."""
+        if values is None:
+            return self
+        mask = _mask(self.table[column], pa.array(values, pa.string()))
+        if mask.all():
+            return self
+        kept = np.flatnonzero(mask)
+        table = self.table.filter(pa.array(mask))
+        return dataclasses.replace(self, table=table, kept=kept if self.kept is None else self.kept[kept])
 
 
 def column_names(path: str | os.PathLike) -> list[str]:
@@ -133,7 +145,8 @@ def iter_columns(
     Args:
       path: a parquet, csv or csv.gz file.
       columns: names, or name -> kind. 'text' becomes dictionary<int32, string>, 'number' float64 (integers, decimals
-        and decimal text are accepted), 'integer' int64, 'time' stays an int64 or a timestamp, 'any' as it is.
+        and decimal text are accepted), 'integer' int64, 'time' stays an int64 or a timestamp, 'codes' is text in csv
+        and as it is in parquet, 'any' as it is.
       optional: columns that may be absent.
       tickers: keep only these values of the column `ticker`.
 
@@ -141,32 +154,39 @@ def iter_columns(
       InputError: no such file, an unknown format, an empty, truncated or damaged file, a header that claims an
         absurd size, a missing column, a column of the wrong type.
     """
+    path = _existing(path)
+    kinds = _present(columns, column_names(path), optional, path)
+    if tickers is not None:
+        kinds, tickers = {**kinds, ticker: 'text'}, sorted(tickers)
+    read = _read_parquet if path.name.endswith('.parquet') else _read_csv
+    rows = 0
+    for block in read(path, kinds, tickers, ticker):
+        rows = block.first + block.total
+        if rows > MAX_ROWS:
+            raise InputError(f'more than {MAX_ROWS:,} rows', file=path, remedy='split the file')
+        yield dataclasses.replace(block, table=_cast(block.table, kinds, path, block.first)).filter(ticker, tickers)
+    if rows == 0:
+        raise InputError('the file has no rows', file=path, remedy='remove it or fetch it again')
+
+
+def cast_columns(
+    table: pa.Table, columns: Sequence[str] | Mapping[str, str], optional: Collection[str], what: str | os.PathLike
+) -> pa.Table:
+    """The wanted columns of a table in memory as their kinds; see `iter_columns`. Errors name it `what`."""
+    return _cast(table, _present(columns, table.column_names, optional, what), what, 0)
+
+
+def _present(
+    columns: Sequence[str] | Mapping[str, str], names: Sequence[str], optional: Collection[str], path: str | os.PathLike
+) -> dict[str, str]:
+    """Name -> kind of the wanted columns that are there."""
     kinds = dict(columns) if isinstance(columns, Mapping) else dict.fromkeys(columns, 'any')
     if unknown := set(kinds.values()) - set(KINDS):
         raise InputError(f'unknown kind of column {unknown.pop()!r}', remedy='choose one of ' + ', '.join(KINDS))
-    path = _existing(path)
-    if tickers is not None:
-        kinds[ticker] = 'text'
-        tickers = sorted(tickers)
-    names = column_names(path)
-    for name in list(kinds):
-        if name not in names:
-            if name not in optional:
-                raise InputError(
-                    'no such column', file=path, column=name, remedy='the file has ' + ', '.join(names[:30])
-                )
-            del kinds[name]
-    read = _read_parquet if path.name.endswith('.parquet') else _read_csv
-    rows = 0
-    for first, total, table in read(path, kinds, tickers, ticker):
-        rows = max(rows, first + total)
-        if rows > MAX_ROWS:
-            raise InputError(f'more than {MAX_ROWS:,} rows', file=path, remedy='split the file')
-        if table is not None:
-            table = pa.table({n: _as_kind(table[n], kind, path, n, first) for n, kind in kinds.items()})
-            yield _keep(table, first, total, tickers, ticker)
-    if rows == 0:
-        raise InputError('the file has no rows', file=path, remedy='remove it or fetch it again')
+    if absent := [n for n in kinds if n not in names and n not in optional]:
+        has = 'the columns are ' + ', '.join(names[:30])
+        raise InputError('no such column', file=path, column=absent[0], remedy=has)
+    return {n: kind for n, kind in kinds.items() if n in names}
 
 
 def _existing(path: str | os.PathLike) -> Path:
@@ -190,15 +210,19 @@ def _parquet_file(path: Path, text: Collection[str]) -> pq.ParquetFile:
 
 
 def _read_parquet(path: Path, kinds: Mapping[str, str], tickers: Sequence[str] | None, ticker: str):
-    """Yields (first row, rows, table or None) a block; None stands for row groups that hold no wanted ticker."""
+    """Yields blocks; one without rows stands for a row group whose bounds rule out every wanted ticker."""
     flat = _parquet_file(path, ())
     text = [n for n, kind in kinds.items() if kind == 'text' and _is_text(flat.schema_arrow.field(n).type)]
     file = _parquet_file(path, text)
     meta, names = file.metadata, list(kinds)
     index = {meta.schema.column(i).path.split('.')[0]: i for i in range(meta.num_columns)}
     groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
-    claimed = sum(max(g.column(index[n]).total_uncompressed_size, 0) for g in groups for n in names)
-    if not 0 <= meta.num_rows <= MAX_ROWS or sum(g.num_rows for g in groups) != meta.num_rows or claimed > MAX_BYTES:
+    claimed = sum(g.total_byte_size for g in groups)  # of a single column pyarrow can abort on a damaged footer
+    if (
+        not 0 <= meta.num_rows <= MAX_ROWS
+        or sum(g.num_rows for g in groups) != meta.num_rows
+        or not 0 <= claimed <= MAX_BYTES
+    ):
         raise InputError(
             f'the header claims {meta.num_rows:,} rows in {len(groups)} groups and {claimed:,} bytes',
             file=path,
@@ -207,13 +231,14 @@ def _read_parquet(path: Path, kinds: Mapping[str, str], tickers: Sequence[str] |
     first = 0
     for g, group in enumerate(groups):
         if tickers is not None and not _may_hold(group.column(index[ticker]).statistics, tickers):
-            yield first, group.num_rows, None
+            nothing = file.schema_arrow.empty_table().select(names)
+            yield Block(nothing, first, group.num_rows, np.zeros(0, np.int64))
             first += group.num_rows
             continue
         end = first + group.num_rows
         try:
             for batch in file.iter_batches(BLOCK_ROWS, row_groups=[g], columns=names, use_threads=False):
-                yield first, batch.num_rows, pa.table(batch)
+                yield Block(pa.table(batch), first, batch.num_rows)
                 first += batch.num_rows
         except (pa.ArrowException, OSError) as e:
             raise InputError(f'the file is damaged ({_first_line(e)})', file=path, row=first, remedy=_DAMAGED) from e
@@ -239,8 +264,8 @@ def _csv_header(path: Path) -> list[str]:
 
 
 def _read_csv(path: Path, kinds: Mapping[str, str], tickers: Sequence[str] | None, ticker: str):
-    """Yields (first row, rows, table) a block. Only empty cells are null, so a ticker called NA stays one."""
-    types = {n: ARROW[kind] for n, kind in kinds.items() if kind in ARROW}
+    """Yields blocks. Only empty cells are null, so a ticker called NA stays one."""
+    types = {n: CSV[kind] for n, kind in kinds.items() if kind in CSV}
     first = 0
     try:
         reader = pacsv.open_csv(
@@ -249,7 +274,7 @@ def _read_csv(path: Path, kinds: Mapping[str, str], tickers: Sequence[str] | Non
             convert_options=pacsv.ConvertOptions(column_types=types, include_columns=list(kinds), null_values=['']),
         )
         for batch in reader:
-            yield first, batch.num_rows, pa.table(batch)
+            yield Block(pa.table(batch), first, batch.num_rows)
             first += batch.num_rows
     except (pa.ArrowException, OSError) as e:
         line = _first_line(e)
@@ -267,10 +292,21 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _as_kind(values: pa.ChunkedArray, kind: str, path: Path, name: str, first: int) -> pa.ChunkedArray:
+def _cast(table: pa.Table, kinds: Mapping[str, str], path: str | os.PathLike, first: int) -> pa.Table:
+    cast = pa.table({n: _as_kind(table[n], kind, path, n, first) for n, kind in kinds.items()})
+    for name in (n for n, kind in kinds.items() if kind == 'text'):
+        for chunk in cast[name].chunks:  # pyarrow does not check the codes of a damaged page
+            bounds = pc.min_max(chunk.indices)
+            low, high = bounds['min'].as_py(), bounds['max'].as_py()
+            if low is not None and not 0 <= low <= high < len(chunk.dictionary):
+                raise InputError('the file is damaged (bad dictionary code)', file=path, column=name, remedy=_DAMAGED)
+    return cast
+
+
+def _as_kind(values: pa.ChunkedArray, kind: str, path: str | os.PathLike, name: str, first: int) -> pa.ChunkedArray:
     """The column as its kind's type; nulls stay nulls."""
     t = values.type
-    if kind == 'any' or t == ARROW.get(kind):
+    if kind in ('any', 'codes') or t == ARROW.get(kind):
         return values
     if kind == 'text' and (_is_text(t) or pa.types.is_dictionary(t) and _is_text(t.value_type)):
         return values.cast(ARROW['text'])
@@ -299,20 +335,13 @@ def _parse_numbers(values: pa.ChunkedArray, path: Path, name: str, first: int) -
         raise InputError(f'{text[row].as_py()!r} is no number', file=path, column=name, row=first + row) from e
 
 
-def _keep(table: pa.Table, first: int, total: int, tickers: Sequence[str] | None, ticker: str) -> Block:
-    if tickers is None:
-        return Block(table, first, total)
-    wanted = pa.array(tickers, pa.string())
-    masks = []
-    for chunk in table[ticker].chunks:
+def _mask(values: pa.ChunkedArray, wanted: pa.Array) -> np.ndarray:
+    """Whether a row of a dictionary column is null or one of the wanted values, bool [N]."""
+    masks = [np.zeros(0, bool)]
+    for chunk in values.chunks:
         hit = pc.is_in(chunk.dictionary, value_set=wanted).to_numpy(zero_copy_only=False)
-        codes = chunk.indices.fill_null(0).to_numpy() if len(hit) else np.zeros(len(chunk), np.int32)
-        mask = hit[codes] if len(hit) else np.zeros(len(chunk), bool)
-        masks.append(mask | chunk.indices.is_null().to_numpy(zero_copy_only=False))  # nulls stay, to be reported
-    mask = np.concatenate(masks) if masks else np.zeros(0, bool)
-    if mask.all():
-        return Block(table, first, total)
-    return Block(table.filter(pa.array(mask)), first, total, np.flatnonzero(mask))
+        masks.append(np.append(hit, True)[chunk.indices.fill_null(len(hit)).to_numpy()])
+    return np.concatenate(masks)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,330 @@
+"""Ticks of one day: prices and trades of many tickers in the order (time, ticker), from one daily file.
+
+Schemas, told apart by their columns:
+  stocks, options   ticker, price, size, sip_timestamp; conditions and correction where the vendor has them
+  index             ticker, price or value, timestamp; no size
+An integer time is nanoseconds since 1970 UTC, a timestamp with a zone is what it says, and a naive timestamp is
+wall clock of `TickFiles.zone`. A tick's day is its day in New York.
+"""
+
+import dataclasses
+import datetime
+import os
+import zoneinfo
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from fjq.data.conditions import DROPPED, has_condition
+from fjq.data.newyork import SECOND, dates_of, day_bounds, session_bounds, to_utc
+from fjq.data.source import Block, DayFile, cast_columns, column_names, date_of, iter_columns
+from fjq.errors import InputError
+
+STREAMS = ('stocks', 'options', 'index')
+SESSIONS = ('all', 'regular')
+OPTIONAL = ('correction', 'conditions')  # columns that only some vendors have
+REASONS = ('ticker', 'correction', 'condition', 'session')
+
+
+@dataclasses.dataclass(kw_only=True)
+class TickFiles:
+    """Where the ticks are and which of them count."""
+
+    root: str = ''  # folder of daily files: flat, YYYY/ or YYYY/MM/
+    stream: str = 'index'  # 'stocks', 'options' or 'index'
+    time_column: str = ''  # '' = sip_timestamp, or timestamp for the index
+    zone: str = 'America/New_York'  # of naive timestamps; integers are ns since 1970 UTC
+    tickers: str = ''  # file with one ticker a line: the only ones read; '' = all
+    keep_corrections: tuple[int, ...] = (0,)  # values of the column correction that count
+    drop_conditions: tuple[int, ...] = DROPPED  # a trade with one of them is left out
+    session: str = 'all'  # 'all', or 'regular' = 09:30 to 16:00 New York, both ends included
+    on_bad_file: str = 'stop'  # 'stop', or 'skip' = count it and go on
+
+
+class Ticks(NamedTuple):
+    """N ticks of one day in the order (time, ticker), equal ones in the order of the file.
+
+    date: the day in New York.
+    names: tickers, ascending; there may be some without a tick.
+    ticker: int32 [N], index into `names`.
+    time: int64 [N], ns since 1970 UTC.
+    price: float64 [N], >= 0; 0 in an index means no print yet.
+    size: float64 [N], or None where the stream has none.
+    """
+
+    date: datetime.date
+    names: tuple[str, ...]
+    ticker: np.ndarray
+    time: np.ndarray
+    price: np.ndarray
+    size: np.ndarray | None
+
+
+class DayReport(NamedTuple):
+    """What is in a daily file.
+
+    rows: of the file. kept: those that count. dropped: reason -> rows. tickers: distinct ones among the kept.
+    first, last: times of the kept rows, ns since 1970 UTC. zero_prices: kept rows with price 0.
+    unsorted: kept rows that are earlier than the row before; reading puts them in order.
+    """
+
+    date: datetime.date
+    rows: int
+    kept: int
+    dropped: dict[str, int]
+    tickers: int
+    first: int
+    last: int
+    zero_prices: int
+    unsorted: int
+
+
+def check_files(files: TickFiles) -> None:
+    """Raises InputError where a choice is unknown."""
+    choices = {'stream': STREAMS, 'session': SESSIONS, 'on_bad_file': ('stop', 'skip')}
+    for field, known in choices.items():
+        if getattr(files, field) not in known:
+            what = f'unknown choice {getattr(files, field)!r}'
+            raise InputError(what, column=field, remedy='choose one of ' + ', '.join(known))
+    try:
+        zoneinfo.ZoneInfo(files.zone)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as e:
+        remedy = 'name one such as America/New_York'
+        raise InputError(f'unknown time zone {files.zone!r}', column='zone', remedy=remedy) from e
+
+
+def read_tickers(path: str | os.PathLike, stream: str = '') -> tuple[str, ...] | None:
+    """The tickers of a file with one a line, in its order; None for an empty path.
+
+    Raises:
+      InputError: the file is named but absent, empty, or has a ticker twice.
+    """
+    if not str(path):
+        return None
+    if not Path(path).is_file():
+        raise InputError('no such file', file=path, column='tickers', remedy='write one ticker a line, or name no file')
+    text = Path(path).read_text(encoding='utf-8')
+    names = [_plain_name(line.strip(), stream) for line in text.splitlines() if line.strip()]
+    if not names:
+        raise InputError('the file names no ticker', file=path, column='tickers', remedy='write one ticker a line')
+    if twice := next((n for i, n in enumerate(names) if n in names[:i]), None):
+        raise InputError(f'{twice!r} is there twice', file=path, column='tickers', remedy='keep one of the lines')
+    return tuple(names)
+
+
+def read_day(file: DayFile, files: TickFiles, tickers: Sequence[str] | None = None) -> tuple[Ticks, DayReport]:
+    """The ticks of one daily file that count, verified and put in order.
+
+    Args:
+      tickers: what `read_tickers(files.tickers)` gave.
+
+    Raises:
+      InputError: as `iter_columns`; a null ticker, a null, negative or non-finite price or size, or a time that is
+        not of the file's day.
+    """
+    columns = tick_columns(column_names(file.path), files)
+    blocks = iter_columns(file.path, columns, optional=OPTIONAL, tickers=_spellings(tickers, files.stream))
+    return collect_ticks(blocks, file.date, files, file.path)
+
+
+def check_day(path: str | os.PathLike, files: TickFiles, tickers: Sequence[str] | None = None) -> DayReport:
+    """Reads and verifies one daily file; raises what `read_day` raises."""
+    date = date_of(Path(path).name)
+    if date is None:
+        raise InputError('the name is no date', file=path, remedy='name it YYYY-MM-DD.parquet')
+    return read_day(DayFile(date, Path(path)), files, tickers)[1]
+
+
+def split_table(
+    table: pa.Table, files: TickFiles, tickers: Sequence[str] | None = None
+) -> list[tuple[Ticks, DayReport]]:
+    """The ticks of a table of one or more days, in the columns of a daily file, one entry a day in order.
+
+    Raises:
+      InputError: what `read_day` raises of a file.
+    """
+    columns = tick_columns(table.column_names, files)
+    table = cast_columns(table, columns, OPTIONAL, 'the table')
+    if not table.num_rows:
+        raise InputError('the table has no rows', remedy='give the ticks of at least one day')
+    stamp = table[time_column(files)]
+    _refuse_null(stamp, time_column(files), np.arange(table.num_rows), 'the table')
+    time = _nanoseconds(stamp)
+    dates = time.astype('datetime64[ns]').astype('datetime64[D]') if _is_naive(stamp) else dates_of(time)
+    days = []
+    for date in np.unique(dates):
+        rows = np.flatnonzero(dates == date)
+        wanted = _spellings(tickers, files.stream)
+        block = Block(table.take(pa.array(rows)), 0, table.num_rows, rows)
+        days.append(collect_ticks([block.filter('ticker', wanted)], date.item(), files, 'the table'))
+    return days
+
+
+def collect_ticks(
+    blocks: Iterable[Block], date: datetime.date, files: TickFiles, path: str | os.PathLike
+) -> tuple[Ticks, DayReport]:
+    """The ticks of one day's blocks; see `read_day`."""
+    parts, rows, dropped = [], 0, dict.fromkeys(REASONS, 0)
+    for block in blocks:
+        rows += block.total
+        parts.append(_take(block, files, path, dropped))
+    names, ticker = _join_tickers([p.ticker for p in parts], files.stream)
+    dropped['ticker'] = rows - len(ticker) - dropped['correction'] - dropped['condition']
+    row, time = _join([p.row for p in parts], np.int64), _join([p.time for p in parts], np.int64)
+    price = _join([p.price for p in parts], np.float64)
+    size = None if files.stream == 'index' else _join([p.size for p in parts], np.float64)
+    if parts and parts[0].naive:
+        time = to_utc(time, date, zoneinfo.ZoneInfo(files.zone))
+    if '' in names and (ticker == 0).any():
+        _refuse_cell('the cell is empty', path, 'ticker', row[np.argmax(ticker == 0)])
+    start, end = day_bounds(date)
+    if (outside := (time < start) | (time >= end)).any():
+        i = int(np.argmax(outside))
+        raise InputError(
+            f'the time {np.datetime64(int(time[i]), "ns")} UTC is not of {date} in New York',
+            file=path,
+            column=time_column(files),
+            row=row[i],
+            remedy='name the file by its day; integers are ns since 1970 UTC, naive times are of the field zone',
+        )
+    unsorted = int(np.count_nonzero(np.diff(time) < 0))
+    if files.session == 'regular':
+        first, last = session_bounds(date)
+        inside = (time >= first) & (time <= last)
+        dropped['session'] = len(time) - int(np.count_nonzero(inside))
+        ticker, time, price, size = (a if a is None else a[inside] for a in (ticker, time, price, size))
+    ticks = sort_ticks(Ticks(date, names, ticker, time, price, size))
+    report = DayReport(
+        date=date,
+        rows=rows,
+        kept=len(time),
+        dropped=dropped,
+        tickers=int(np.count_nonzero(np.bincount(ticker, minlength=1))),
+        first=int(ticks.time[0]) if len(time) else 0,
+        last=int(ticks.time[-1]) if len(time) else 0,
+        zero_prices=int(np.count_nonzero(price == 0)),
+        unsorted=unsorted,
+    )
+    return ticks, report
+
+
+def sort_ticks(ticks: Ticks) -> Ticks:
+    """The ticks in the order (time, ticker), equal ones as they came."""
+    step = np.diff(ticks.time)
+    if (step >= 0).all() and (np.diff(ticks.ticker)[step == 0] >= 0).all():
+        return ticks
+    order = np.lexsort((ticks.ticker, ticks.time))  # stable, and quick on the runs that files are made of
+    size = None if ticks.size is None else ticks.size[order]
+    return ticks._replace(ticker=ticks.ticker[order], time=ticks.time[order], price=ticks.price[order], size=size)
+
+
+def time_column(files: TickFiles) -> str:
+    return files.time_column or ('timestamp' if files.stream == 'index' else 'sip_timestamp')
+
+
+def tick_columns(names: Sequence[str], files: TickFiles) -> dict[str, str]:
+    """The columns to read, with their kinds, of a file that has the columns `names`."""
+    price = 'value' if files.stream == 'index' and 'price' not in names and 'value' in names else 'price'
+    columns = {'ticker': 'text', time_column(files): 'time', price: 'number'}
+    if files.stream == 'index':
+        return columns
+    return {**columns, 'size': 'number', 'correction': 'integer', 'conditions': 'codes'}
+
+
+class _Part(NamedTuple):
+    """The rows of one block that count; `row` are their rows in the file."""
+
+    row: np.ndarray
+    ticker: pa.ChunkedArray
+    time: np.ndarray
+    naive: bool
+    price: np.ndarray
+    size: np.ndarray | None
+
+
+def _take(block: Block, files: TickFiles, path: str | os.PathLike, dropped: dict[str, int]) -> _Part:
+    """The rows of a block that count, with their values verified."""
+    table, row = block.table, block.rows()
+    keep = np.ones(table.num_rows, bool)
+    if 'correction' in table.column_names:
+        keep = np.isin(table['correction'].fill_null(0).to_numpy(), files.keep_corrections)
+        dropped['correction'] += int(np.count_nonzero(~keep))
+    if 'conditions' in table.column_names:
+        bad = has_condition(table['conditions'], files.drop_conditions, path)
+        dropped['condition'] += int(np.count_nonzero(bad & keep))
+        keep &= ~bad
+    if not keep.all():
+        table, row = table.filter(pa.array(keep)), row[keep]
+    stamp = table[time_column(files)]
+    price = 'price' if 'price' in table.column_names else 'value'
+    _refuse_null(table['ticker'], 'ticker', row, path)
+    _refuse_null(stamp, time_column(files), row, path)
+    return _Part(
+        row=row,
+        ticker=table['ticker'],
+        time=_nanoseconds(stamp),
+        naive=_is_naive(stamp),
+        price=_positive(table[price], price, row, path),
+        size=None if files.stream == 'index' else _positive(table['size'], 'size', row, path),
+    )
+
+
+def _positive(values: pa.ChunkedArray, name: str, row: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+    """Finite numbers that are not negative."""
+    _refuse_null(values, name, row, path)
+    numbers = values.to_numpy()
+    if (bad := ~((numbers >= 0) & (numbers < np.inf))).any():
+        i = int(np.argmax(bad))
+        _refuse_cell(f'{numbers[i]} is negative or not finite', path, name, row[i])
+    return numbers
+
+
+def _refuse_null(values: pa.ChunkedArray, name: str, row: np.ndarray, path: str | os.PathLike) -> None:
+    if values.null_count:
+        _refuse_cell('the cell is empty', path, name, row[np.argmax(values.is_null().to_numpy())])
+
+
+def _refuse_cell(what: str, path: str | os.PathLike, column: str, row: int) -> None:
+    raise InputError(what, file=path, column=column, row=row, remedy='correct or remove the row')
+
+
+def _is_naive(stamp: pa.ChunkedArray) -> bool:
+    return pa.types.is_timestamp(stamp.type) and stamp.type.tz is None
+
+
+def _nanoseconds(stamp: pa.ChunkedArray) -> np.ndarray:
+    if not pa.types.is_timestamp(stamp.type):
+        return stamp.to_numpy()
+    scale = {'s': SECOND, 'ms': 1_000_000, 'us': 1_000, 'ns': 1}[stamp.type.unit]
+    return stamp.cast(pa.int64()).to_numpy() * scale
+
+
+def _spellings(tickers: Sequence[str] | None, stream: str) -> Sequence[str] | None:
+    if tickers is None or stream != 'index':
+        return tickers
+    return [prefix + name for name in tickers for prefix in ('', 'I:')]
+
+
+def _plain_name(name: str, stream: str) -> str:
+    """An index without the vendor's mark: I:SPX is SPX."""
+    return name.removeprefix('I:') if stream == 'index' else name
+
+
+def _join(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, dtype), *arrays])
+
+
+def _join_tickers(parts: list[pa.ChunkedArray], stream: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Distinct names ascending, and the index of each row's name, int32."""
+    chunks = [c for p in parts for c in p.chunks]
+    if not chunks:
+        return (), np.zeros(0, np.int32)
+    joined = pa.chunked_array(chunks).unify_dictionaries()
+    names = [_plain_name(n, stream) for n in joined.chunk(0).dictionary.to_pylist()]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    rank = np.empty(len(names), np.int32)
+    rank[order] = np.arange(len(names), dtype=np.int32)
+    return tuple(names[i] for i in order), rank[np.concatenate([c.indices.to_numpy() for c in joined.chunks])]
