@@ -158,7 +158,7 @@ def split_table(
     for date in np.unique(dates):
         rows = np.flatnonzero(dates == date)
         wanted = _spellings(tickers, files.stream)
-        block = Block(table.take(pa.array(rows)), 0, table.num_rows, rows)
+        block = Block(table.take(pa.array(rows)), 0, len(rows), rows)
         days.append(collect_ticks([block.filter('ticker', wanted)], date.item(), files, 'the table'))
     return days
 
