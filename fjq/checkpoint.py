@@ -1,15 +1,18 @@
 """Checkpoints: one atomic Orbax step of state, data position and run facts, sealed by checksums.
 
-Orbax writes a step to a temporary name and renames it, in the background. When the rename is done, the
-step is sealed: `<step>.sha256.json` lists the checksum of every file, written last and atomically. A step
-without a seal, or whose files do not match it, is passed over with a message and the one before it is used.
+Orbax writes a step to a temporary name and renames it, in the background; then the step is sealed
+(`fjq.seal`). A step without a seal, or whose files do not match it, is passed over with a message and the
+one before it is used.
 """
 
-import hashlib
+import contextlib
+import errno
 import json
 import math
 import os
-import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,53 +21,51 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from fjq import seal
 from fjq.errors import InputError
 from fjq.log import say
+from fjq.mesh import from_first, wait_for_all
 
-_SEAL = '.sha256.json'
+_DISK_FAULTS = tuple(
+    os.strerror(n)
+    for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
+)
 
 
 class Checkpoints:
-    """The checkpoints of one run folder.
+    """The checkpoints of one run folder, for the process (or processes) that train.
 
     Args:
       folder: where the steps lie; made when absent.
       mode: 'min' or 'max', the better direction of the metric.
       keep_best: how many steps are kept by metric, besides the two newest.
-      read_only: never writes or cleans up.
     """
 
-    def __init__(self, folder: Path, *, mode: str = 'min', keep_best: int = 1, read_only: bool = False):
+    def __init__(self, folder: Path, *, mode: str = 'min', keep_best: int = 1):
         if mode not in ('min', 'max'):
             raise InputError(f'train.mode is {mode!r}', remedy="choose 'min' or 'max'")
         self.folder = Path(folder).absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._worst = math.inf if mode == 'min' else -math.inf
-        self._mode = mode
-        if read_only:
-            self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(read_only=True))
-            return
-        if jax.process_index() == 0:
-            self._discard_unsealed()
+        self._sign = 1.0 if mode == 'min' else -1.0
+        with _named_disk_faults(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for step in seal.discard_unsealed(self.folder) if jax.process_index() == 0 else []:
+                say(f'checkpoint {step} was cut off while it was written; using the one before it')
+        wait_for_all('unsealed checkpoints are gone')
         # Two newest: until the newest is sealed, the one before it is what a killed run falls back to.
         policy = keep.AnyPreservationPolicy(
             [
                 keep.LatestN(2),
-                keep.BestN(
-                    get_metric_fn=_metric, reverse=mode == 'min', n=keep_best, keep_checkpoints_without_metrics=False
-                ),
+                keep.BestN(get_metric_fn=_score, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False),
             ]
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                best_fn=_metric,
-                best_mode=mode,
-                preservation_policy=policy,
-                cleanup_tmp_directories=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                best_fn=_score, best_mode='min', preservation_policy=policy, cleanup_tmp_directories=True
             ),
         )
+        self._sealer = ThreadPoolExecutor(1, 'seal')
+        self._sealing: Future | None = None
 
     def save(self, step: int, state: Any, facts: dict[str, Any], metric: float | None) -> None:
         """Starts saving a step; returns at once and finishes in the background.
@@ -73,24 +74,27 @@ class Checkpoints:
           state: the training state, a pytree of arrays.
           facts: JSON values: data position, best metric so far, fingerprints.
           metric: the validation figure at this step; None or non-finite ranks last.
+
+        Raises:
+          InputError: the disk is full or read-only, now or while the step before was written.
         """
         if step in self._manager.all_steps():
             return
-        value = metric if metric is not None and math.isfinite(metric) else self._worst
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)),
-            metrics={'metric': value},
-        )
+        score = self._sign * metric if metric is not None and math.isfinite(metric) else math.inf
+        self.wait()
+        with _named_disk_faults(self.folder):
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)),
+                metrics={'score': score},
+            )
         if not saved:
             raise RuntimeError(f'checkpoint {step} was not written')
+        if jax.process_index() == 0:
+            self._sealing = self._sealer.submit(self._seal, step)
 
-    def steps(self) -> list[int]:
-        """Sealed steps, oldest first."""
-        return sorted(int(p.name.removesuffix(_SEAL)) for p in self.folder.glob('*' + _SEAL) if p.name[0].isdigit())
-
-    def restore(self, like: Any, step: int | None = None) -> tuple[int, Any, dict[str, Any]] | None:
-        """The newest whole step (or the one named): (step, state, facts); None where there is none.
+    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest whole step: (step, state, facts); None where there is none.
 
         Args:
           like: the state's shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
@@ -98,83 +102,56 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint's parameters are of another model than `like`.
         """
-        for candidate in [step] if step is not None else reversed(self.steps()):
-            if fault := self.check(candidate):
-                say(
-                    f'checkpoint {candidate} is damaged ({fault}): kept as damaged-{candidate}, using the one before it'
-                )
-                if jax.process_index() == 0:
-                    _set_aside(self.folder, candidate)
-                self._manager.reload()
-                continue
-            facts = self._manager.restore(candidate, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-            try:
-                state = self._manager.restore(
-                    candidate, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
-                ).state
-            except ValueError as e:
-                raise InputError(
-                    'the checkpoint holds another model than the config describes ' + _first_line(e),
-                    file=self.folder / str(candidate),
-                    remedy='use the config it was trained with, or --fresh to start over',
-                ) from e
-            return candidate, state, facts
-        return None
-
-    def best_step(self) -> int | None:
-        """The sealed step with the best finite metric, else the newest; None without any."""
-        scores = {}
-        for step in self.steps():
-            path = self.folder / str(step) / 'metrics' / 'metrics'
-            if path.is_file():
-                value = json.loads(path.read_text())['metric']
-                if math.isfinite(value):
-                    scores[step] = value
-        if not scores:
-            return max(self.steps(), default=None)
-        pick = min if self._mode == 'min' else max
-        return pick(scores, key=lambda s: (scores[s], -s) if self._mode == 'min' else (scores[s], -s))
-
-    def check(self, step: int) -> str:
-        """'' for a whole step, else what is wrong with which file."""
+        step = from_first(self._newest_whole() if jax.process_index() == 0 else -1)
+        self._manager.reload()
+        if step < 0:
+            return None
+        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
         try:
-            sums = json.loads((self.folder / f'{step}{_SEAL}').read_text())
-        except (OSError, ValueError):
-            return f'{step}{_SEAL} is unreadable'
-        for name, digest in sums.items():
-            path = self.folder / str(step) / name
-            if not path.is_file():
-                return f'{step}/{name} is missing'
-            if _digest(path) != digest:
-                return f'{step}/{name} does not match its checksum'
-        return ''
+            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))).state
+        except ValueError as e:
+            raise InputError(
+                'the checkpoint holds another model than the config describes ' + _first_line(e),
+                file=self.folder / str(step),
+                remedy='use the config it was trained with, or --fresh to start over',
+            ) from e
+        return step, state, facts
 
     def wait(self) -> None:
-        """Returns when everything saved so far is sealed."""
-        self._manager.wait_until_finished()
-        self._seal()
+        """Returns when everything saved so far is sealed.
+
+        Raises:
+          InputError: the disk is full or read-only.
+        """
+        with _named_disk_faults(self.folder):
+            self._manager.wait_until_finished()
+            if self._sealing is not None:
+                sealing, self._sealing = self._sealing, None
+                sealing.result()
+                seal.drop_orphans(self.folder)
 
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        """Waits, then lets go of the threads, also where the last save failed."""
+        try:
+            self.wait()
+            with _named_disk_faults(self.folder):
+                self._manager.close()
+        finally:
+            self._sealer.shutdown()
 
-    def _seal(self) -> None:
-        if jax.process_index() != 0:
-            return
-        steps = {int(p.name) for p in self.folder.iterdir() if p.is_dir() and p.name.isdigit()}
-        for step in sorted(steps - set(self.steps())):
-            root = self.folder / str(step)
-            sums = {p.relative_to(root).as_posix(): _digest(p) for p in sorted(root.rglob('*')) if p.is_file()}
-            write_atomic(self.folder / f'{step}{_SEAL}', json.dumps(sums, indent=0).encode())
-        for step in set(self.steps()) - steps:
-            (self.folder / f'{step}{_SEAL}').unlink(missing_ok=True)
+    def _newest_whole(self) -> int:
+        for step in reversed(seal.steps(self.folder)):
+            if not (fault := seal.check(self.folder, step)):
+                return step
+            aside = seal.set_aside(self.folder, step)
+            say(f'checkpoint {step} is damaged ({fault}): kept as {aside.name}, using the one before it')
+        return -1
 
-    def _discard_unsealed(self) -> None:
-        sealed = set(self.steps())
-        for path in self.folder.iterdir():
-            if path.is_dir() and path.name.isdigit() and int(path.name) not in sealed:
-                say(f'checkpoint {path.name} was cut off while it was written; using the one before it')
-                shutil.rmtree(path)
+    def _seal(self, step: int) -> None:
+        while self._manager.is_saving_in_progress() and not (self.folder / str(step)).is_dir():
+            time.sleep(0.005)
+        if (self.folder / str(step)).is_dir():
+            write_atomic(*seal.make(self.folder, step))
 
 
 class Weights(NamedTuple):
@@ -187,8 +164,18 @@ class Weights(NamedTuple):
     facts: dict[str, Any]
 
 
-def read_params(workdir: Path, mode: str, step: int | None = None) -> Weights:
-    """The best weights of a run (or those of one step), as NumPy arrays.
+def best_step(folder: Path) -> int | None:
+    """The sealed step with the best finite metric, the earlier of equals; else the newest; None without any."""
+    scores = {}
+    for step in seal.steps(folder):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged one is named when it is read
+            scores[step] = json.loads((folder / str(step) / 'metrics' / 'metrics').read_text())['score']
+    finite = {step: score for step, score in scores.items() if math.isfinite(score)}
+    return min(finite, key=finite.get) if finite else max(seal.steps(folder), default=None)
+
+
+def read_params(workdir: Path, step: int | None = None) -> Weights:
+    """The best weights of a run (or those of one step) as NumPy arrays, whatever devices it was trained on.
 
     Raises:
       InputError: the folder has no whole checkpoint.
@@ -196,37 +183,43 @@ def read_params(workdir: Path, mode: str, step: int | None = None) -> Weights:
     folder = Path(workdir) / 'checkpoints'
     if not folder.is_dir():
         raise InputError('there is no checkpoint here', file=workdir, remedy='train first, or check --workdir')
-    reader = Checkpoints(folder, mode=mode, read_only=True)
-    candidates = (
-        [step] if step is not None else [s for s in [reader.best_step(), *reversed(reader.steps())] if s is not None]
-    )
-    for candidate in candidates:
-        if fault := reader.check(candidate):
+    candidates = [step] if step is not None else [best_step(folder), *reversed(seal.steps(folder))]
+    for candidate in dict.fromkeys(c for c in candidates if c is not None):
+        if fault := seal.check(folder, candidate):
             say(f'checkpoint {candidate} is damaged ({fault}); using another')
             continue
-        restored = reader._manager.restore(
-            candidate, args=ocp.args.Composite(state=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore())
-        )
-        state = jax.tree.map(np.asarray, restored.state)
-        return Weights(candidate, state.get('ema') or state['params'], state.get('extra') or {}, state, restored.facts)
+        state, facts = _read_numpy(folder.absolute() / str(candidate))
+        return Weights(candidate, state.get('ema') or state['params'], state.get('extra') or {}, state, facts)
     raise InputError('there is no whole checkpoint here', file=folder, remedy='train first, or choose another step')
 
 
-def _metric(metrics: dict[str, float]) -> float:
-    return metrics['metric']
+def _read_numpy(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        leaves = reader.metadata(path / 'state').item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), leaves)
+        state = reader.restore(path / 'state', args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return state, reader.restore(path / 'facts', args=ocp.args.JsonRestore())
 
 
-def _set_aside(folder: Path, step: int) -> None:
-    (folder / f'{step}{_SEAL}').unlink(missing_ok=True)
-    aside = folder / f'damaged-{step}'
-    shutil.rmtree(aside, ignore_errors=True)
-    if (folder / str(step)).exists():
-        os.replace(folder / str(step), aside)
+def _score(metrics: dict[str, float]) -> float:
+    return metrics['score']
 
 
-def _digest(path: Path) -> str:
-    with open(path, 'rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest()
+@contextlib.contextmanager
+def _named_disk_faults(folder: Path) -> Iterator[None]:
+    """A full or read-only disk, also as tensorstore words it, becomes one line that says what to do."""
+    try:
+        yield
+    except Exception as e:
+        reason = next((f for f in _DISK_FAULTS if f.lower() in str(e).lower()), None)
+        if reason is None:
+            raise
+        raise InputError(
+            f'a checkpoint could not be written: {reason}',
+            file=folder,
+            remedy='make room or make the folder writable; the same command resumes from the last whole checkpoint',
+        ) from e
 
 
 def _first_line(error: Exception) -> str:

@@ -2,10 +2,10 @@
 
 import grain
 
-from fjq.mesh import this_shard
-from fjq.task import Dataset
+from fjq.task import Dataset, Shard
 
 _READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # one index is a whole batch: threads only cost
+_ALL = Shard()
 
 
 def prefetch(dataset: grain.MapDataset) -> grain.IterDataset:
@@ -13,6 +13,6 @@ def prefetch(dataset: grain.MapDataset) -> grain.IterDataset:
     return grain.experimental.ThreadPrefetchIterDataset(dataset.to_iter_dataset(_READ), prefetch_buffer_size=2)
 
 
-def read_batches(dataset: Dataset, split: str) -> grain.IterDataset:
-    """This process's part of every batch of a split, each once."""
-    return dataset.batches(split, this_shard()).to_iter_dataset(_READ)
+def read_batches(dataset: Dataset, split: str, shard: Shard = _ALL) -> grain.IterDataset:
+    """Every batch of a split once; of several processes that share the work, each names its shard."""
+    return dataset.batches(split, shard).to_iter_dataset(_READ)

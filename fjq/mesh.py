@@ -4,11 +4,15 @@ Axes are `AxisType.Auto`, arrays carry `NamedSharding`, and the step is plain `j
 collectives, and sums of losses and gradients come out as on one device.
 """
 
+import itertools
 import os
+import signal
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -22,9 +26,9 @@ def connect(coordinator: str, processes: int, process: int) -> None:
     """Joins this process to the others; does nothing for a lone process.
 
     Args:
-      coordinator: 'host:port' of process 0; '' = take it from SLURM when it runs more than one task.
-      processes: their number; 0 = from SLURM.
-      process: this one's number; -1 = from SLURM.
+      coordinator: 'host:port' of process 0; '' = take it from SLURM when srun started more than one task.
+      processes: their number.
+      process: this one's number, counted from 0.
     """
     if coordinator:
         if processes < 1 or not 0 <= process < processes:
@@ -32,13 +36,55 @@ def connect(coordinator: str, processes: int, process: int) -> None:
                 f'--coordinator is given with --processes={processes} --process={process}',
                 remedy='number the processes 0 to processes - 1',
             )
+        if processes == 1:
+            return
         jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
     elif int(os.environ.get('SLURM_NTASKS', '1')) > 1 and 'SLURM_STEP_NODELIST' in os.environ:
         jax.distributed.initialize()
+    else:
+        return
+    # JAX's runtime has taken SIGTERM and would swallow it; the loop asks all processes itself (`Vote`).
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def this_shard() -> Shard:
-    return Shard(jax.process_index(), jax.process_count())
+def wait_for_all(what: str) -> None:
+    """Returns when every process is here. Unlike a collective it has an hour, so slow work goes before it."""
+    if jax.process_count() > 1:
+        from orbax.checkpoint import multihost
+
+        multihost.get_barrier_sync_fn()(key=f'fjq: {what}', timeout_ms=3_600_000)
+
+
+def from_first(number: int) -> int:
+    """The number that process 0 gives, in every process."""
+    if jax.process_count() == 1:
+        return number
+    wait_for_all('a number of process 0')
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+class Vote:
+    """Asks all processes whether any says yes, without the host waiting for an answer.
+
+    `cast` puts the question behind the work that the devices already have; the answer is read later.
+    """
+
+    def __init__(self, mesh: jax.sharding.Mesh):
+        self._sharding = NamedSharding(mesh, P(mesh.axis_names))
+        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
+
+    def cast(self, yes: bool) -> jax.Array:
+        local = np.full(len(self._sharding.addressable_devices), yes)
+        return self._any(jax.make_array_from_process_local_data(self._sharding, local))
+
+
+def this_shard(mesh: jax.sharding.Mesh) -> Shard:
+    """The part of every batch that this process reads: what its devices hold along 'data'.
+
+    Processes that share a 'model' axis hold, and read, the same rows.
+    """
+    mine = [i for i, row in enumerate(mesh.devices) if any(d.process_index == jax.process_index() for d in row)]
+    return Shard(mine[0] // len(mine), mesh.shape['data'] // len(mine))
 
 
 def make_mesh(config: Mesh) -> jax.sharding.Mesh:
@@ -56,7 +102,7 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
 
 
 def check_batch(mesh: jax.sharding.Mesh, rows: int, micro_batches: int) -> None:
-    """Raises InputError where a batch can not be cut into micro-batches and devices."""
+    """Raises InputError where a batch of all processes can not be cut into micro-batches and devices."""
     parts = mesh.shape['data'] * micro_batches
     if rows % parts:
         raise InputError(
@@ -77,9 +123,13 @@ def shard_params(mesh: jax.sharding.Mesh, config: Mesh, params: Any) -> Any:
         if text == 'fsdp':
             return NamedSharding(mesh, _cut_largest(leaf.shape, mesh.shape['data']))
         axes = [None if a in ('-', '') else a for a in text.split(',')] if text else []
-        for axis, size in zip(axes, leaf.shape, strict=False):
-            if axis is not None and (axis not in mesh.shape or size % mesh.shape[axis]):
-                raise InputError(f'the axis {axis!r} does not cut {leaf.shape}', column='mesh.rules')
+        for axis, size in itertools.zip_longest(axes, leaf.shape[: len(axes)], fillvalue=0):
+            if not size or axis is not None and (axis not in mesh.shape or size % mesh.shape[axis]):
+                raise InputError(
+                    f'the rule value {text!r} does not cut a parameter of shape {leaf.shape}',
+                    column='mesh.rules',
+                    remedy=f"name axes of {tuple(mesh.shape)} that divide its sizes, or '-'",
+                )
         return NamedSharding(mesh, P(*axes))
 
     return jax.tree.map(sharding, specs, params)
@@ -120,4 +170,8 @@ def put_batch(mesh: jax.sharding.Mesh, batch: Batch) -> Batch:
     sharding = NamedSharding(mesh, P('data'))
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
-    return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
+    count = this_shard(mesh).count
+    return {
+        k: jax.make_array_from_process_local_data(sharding, np.asarray(v), (len(v) * count, *np.shape(v)[1:]))
+        for k, v in batch.items()
+    }

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import json
 import os
 import platform
@@ -79,8 +80,10 @@ def adopt_task(config: Experiment, workdir: Path) -> Experiment:
 
 def start_over(workdir: Path) -> None:
     """Removes what an earlier run left in a folder, caches excepted."""
-    for name in ('checkpoints', 'forecasts', 'export', 'tensorboard'):
+    for name in ('checkpoints', 'forecasts', 'export'):
         shutil.rmtree(workdir / name, ignore_errors=True)
+    for path in workdir.glob('events.out.tfevents.*'):
+        path.unlink()
     for name in (
         'metrics.jsonl',
         'manifest.json',
@@ -108,12 +111,44 @@ def commit() -> str:
 
 
 @contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Holds a run folder: two runs in one would write over each other. A killed run lets go by itself.
+
+    Raises:
+      InputError: another run holds it, or it can not be made.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / '.lock', 'w')
+    except OSError as e:
+        raise InputError(
+            f'the run folder can not be written ({e.strerror})', file=workdir, remedy='choose another --workdir'
+        ) from e
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                'another run is at work in this folder', file=workdir, remedy='wait for it, or choose another --workdir'
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+@contextlib.contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in the list it yields instead of dying; a second signal is not held back."""
+    """Collects SIGTERM and SIGINT in the list it yields instead of dying.
+
+    A second Ctrl-C ends the process at once; a second SIGTERM does not: schedulers send several.
+    """
     caught: list[int] = []
 
     def handle(signum, _frame):
-        if caught:
+        if signum == signal.SIGINT and signum in caught:
             os._exit(128 + signum)
         caught.append(signum)
 

@@ -21,15 +21,13 @@ Metrics = dict[str, jax.Array]
 def init_state(task: Task, optimizer: optax.GradientTransformation, ema: float, key: jax.Array) -> State:
     """Fresh state. Pure: `jax.eval_shape` gives its shapes without memory."""
     params, extra = task.init(key)
-    zero = jnp.zeros((), jnp.int32)
+    counters = {name: jnp.zeros((), jnp.int32) for name in ('step', 'skipped', 'bad')}  # each its own, to be donated
     return {
         'params': params,
         'extra': extra,
         'opt': optimizer.init(params),
         'ema': jax.tree.map(jnp.copy, params) if ema else {},
-        'step': zero,
-        'skipped': zero,
-        'bad': zero,
+        **counters,
     }
 
 
@@ -56,8 +54,8 @@ def make_train_step(
     padding do not change it. An update that is not finite changes nothing but the counters.
 
     Returns:
-      step(state, batch) -> (state, metrics); metrics holds `loss`, `grad_norm`, `ok`, `skipped`, `bad` and
-      the task's own, scalars float32.
+      step(state, batch) -> (state, metrics); metrics holds `loss`, `weight`, `grad_norm`, the counters `skipped`
+      and `bad`, and the task's own: scalars, NaN where nothing has weight.
     """
 
     def loss_sum(params, extra, batch, key):
@@ -102,11 +100,16 @@ def make_train_step(
         kept = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, {k: state[k] for k in new})
         bad = jnp.where(ok, 0, state['bad'] + 1)
         counters = {'step': state['step'] + 1, 'skipped': state['skipped'] + jnp.where(ok, 0, 1), 'bad': bad}
-        metrics = {'loss': loss.total * scale, 'grad_norm': norm, 'skipped': counters['skipped'], 'bad': bad}
-        metrics |= {k: s / jnp.maximum(w, 1e-30) for k, (s, w) in loss.metrics.items()}
+        metrics = {k: _mean(s, w) for k, (s, w) in loss.metrics.items()}
+        metrics |= {'loss': _mean(loss.total, loss.weight), 'weight': loss.weight, 'grad_norm': norm}
+        metrics |= {'skipped': counters['skipped'], 'bad': bad}
         return kept | counters, metrics
 
     return step
+
+
+def _mean(total: jax.Array, weight: jax.Array) -> jax.Array:
+    return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), jnp.nan)
 
 
 def make_eval_step(task: Task) -> Callable[[Any, Any, Batch], Loss]:

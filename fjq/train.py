@@ -10,23 +10,22 @@ import functools
 import json
 import math
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from fjq import log
 from fjq.checkpoint import Checkpoints, read_params, write_atomic
-from fjq.config import Experiment, to_dict
+from fjq.clock import Clock, count_compiles
+from fjq.config import Experiment, Train, to_dict
 from fjq.errors import InputError
 from fjq.feed import prefetch, read_batches
 from fjq.keys import make_key
-from fjq.mesh import check_batch, make_mesh, put_batch, shard_state, this_shard
+from fjq.mesh import Vote, check_batch, make_mesh, put_batch, shard_state, this_shard, wait_for_all
 from fjq.optim import make_optimizer, make_schedule
-from fjq.paths import flatten
-from fjq.run import Interrupted, cache_folder, catch_signals, read_config, write_facts
+from fjq.paths import flatten, path_of
+from fjq.run import Interrupted, cache_folder, catch_signals, lock, write_facts
 from fjq.step import best_params, init_state, make_eval_step, make_train_step
 from fjq.task import Batch, Dataset, Task
 
@@ -41,33 +40,38 @@ def train(config: Experiment, workdir: Path) -> dict[str, float]:
       InputError: the data, the config or a checkpoint does not fit; or the loss stayed non-finite.
       Interrupted: SIGTERM or Ctrl-C; everything is saved.
     """
-    task: Task = config.task.build()
-    dataset: Dataset = config.data.open(cache_folder(config, workdir), config.parallel)
-    return _Loop(config, Path(workdir), task, dataset).run()
+    workdir = Path(workdir)
+    _check_config(config.train)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(workdir))
+        task: Task = config.task.build()
+        dataset = _open_data(config, workdir)
+        return _Loop(config, workdir, task, dataset, stack).run()
 
 
 class _Loop:
-    def __init__(self, config: Experiment, workdir: Path, task: Task, dataset: Dataset):
-        self.config, self.workdir, self.task, self.dataset = config, workdir, task, dataset
+    """One run. `stack` closes what it opens, however the run ends."""
+
+    def __init__(self, config: Experiment, workdir: Path, task: Task, dataset: Dataset, stack: contextlib.ExitStack):
+        self.config, self.workdir, self.dataset = config, workdir, dataset
         t = config.train
         self.mesh = make_mesh(config.mesh)
+        self.shard, self.vote, self.asked = this_shard(self.mesh), Vote(self.mesh), None
         key = make_key(config.seed, 'init')
-        params, _ = jax.eval_shape(task.init, key)
-        optimizer = make_optimizer(config.optim, t.steps, params)
-        self.schedule = make_schedule(config.optim, t.steps)
+        params, extra = jax.eval_shape(task.init, key)
+        optimizer, schedule = make_optimizer(config.optim, t.steps, params), make_schedule(config.optim, t.steps)
         init = functools.partial(init_state, task, optimizer, t.ema)
         shapes = jax.eval_shape(init, key)
         shardings = shard_state(self.mesh, config.mesh, shapes)
-        self.train_step = jax.jit(
-            make_train_step(task, optimizer, micro_batches=t.micro_batches, ema=t.ema, seed=config.seed),
-            donate_argnums=0,
-            out_shardings=(shardings, None),
-        )
+        step = make_train_step(task, optimizer, micro_batches=t.micro_batches, ema=t.ema, seed=config.seed)
+        self.train_step = jax.jit(_with_rate(step, schedule), donate_argnums=0, out_shardings=(shardings, None))
         self.eval_step = jax.jit(make_eval_step(task))
-        self.fingerprint = dataset.fingerprint()
-        write_facts(config, workdir, self.fingerprint)
+        self._check_metric(params, extra)
+        self.fingerprint = json.loads(json.dumps({'seed': config.seed, **dataset.fingerprint()}, default=str))
         self.checkpoints = Checkpoints(workdir / 'checkpoints', mode=t.mode, keep_best=t.keep_best)
-        self.iterator = iter(prefetch(dataset.train(config.seed, this_shard())))
+        stack.callback(self.checkpoints.close)
+        self.iterator = iter(prefetch(dataset.train(config.seed, self.shard)))
+        stack.callback(self.iterator.close)
         self.best, self.since_best, self.validation, self.train_loss = math.nan, 0, {}, math.nan
         like = jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
         if restored := self.checkpoints.restore(like):
@@ -78,13 +82,18 @@ class _Loop:
             if config.init_from:
                 self.state = _load_initial(self.state, Path(config.init_from), like)
         self.writer = log.Writer(workdir)
-        self.writer.truncate(self.step)
-        self.compiles, self.clock = count_compiles(), _Clock()
+        stack.callback(self.writer.close)
+        self.failure: dict[str, Any] = {}
+        if jax.process_index() == 0:
+            self.writer.truncate(self.step)
+            (workdir / 'failure.json').unlink(missing_ok=True)
+            write_facts(config, workdir, dataset.fingerprint())
+        self.compiles, self.clock = count_compiles(), Clock()
         count = sum(x.size for x in jax.tree.leaves(params))
         log.say(f'{config.name}: {count:,} parameters, {self.mesh.shape["data"]} x {self.mesh.shape["model"]} devices')
 
     def run(self) -> dict[str, float]:
-        left, pending = self.config.train.steps - self.step, None
+        left, pending = max(self.config.train.steps - self.step, 0), None
         with catch_signals() as signals:
             for _ in log.track(range(left), total=left, what=self.config.name):
                 if self._out_of_patience():
@@ -95,25 +104,22 @@ class _Loop:
                     self._read(*pending)
                 pending = (self.step, metrics)
                 stop = self._must_stop(signals)
-                if stop or self._is_mark():
+                if stop or self.failure or self._is_mark():
                     self._read(*pending)
                     pending = None
+                    if self.failure:
+                        self._give_up()
                     self._save(self._validate() if self._is_evaluation() else None)
                     self.clock.restart()
-                if stop:
-                    self.close()
+                if stop and self.step < self.config.train.steps:
+                    self.checkpoints.wait()
                     raise Interrupted(signals[0] if signals else signal.SIGTERM)
-        self.close()
         return self.validation
-
-    def close(self) -> None:
-        self.writer.close()
-        self.checkpoints.close()
 
     def _next_batch(self) -> Batch:
         with self.clock.waiting():
             batch = next(self.iterator)
-        check_batch(self.mesh, len(batch['mask']) * jax.process_count(), self.config.train.micro_batches)
+        check_batch(self.mesh, len(batch['mask']) * self.shard.count, self.config.train.micro_batches)
         return put_batch(self.mesh, batch)
 
     def _is_evaluation(self) -> bool:
@@ -122,22 +128,28 @@ class _Loop:
     def _is_mark(self) -> bool:
         return self._is_evaluation() or self.step % self.config.train.save_every == 0
 
+    def _check_metric(self, params: Any, extra: Any) -> None:
+        """A misspelt metric is told before the first step, not after the first evaluation."""
+        batch = next(iter(read_batches(self.dataset, 'valid', self.shard)), None)
+        if batch is None:
+            raise InputError('the valid split is empty', remedy='check the split dates')
+        known = {'loss', *jax.eval_shape(self.eval_step, params, extra, batch).metrics}
+        if self.config.train.metric not in known:
+            raise InputError(
+                f'train.metric is {self.config.train.metric!r}, which validation does not give',
+                remedy='choose one of ' + ', '.join(sorted(known)),
+            )
+
     def _validate(self) -> float:
         figures = validate(self.eval_step, best_params(self.state), self.state['extra'], self.dataset, self.mesh)
         self.validation = figures
-        t = self.config.train
-        if t.metric not in figures:
-            raise InputError(
-                f'train.metric is {t.metric!r}, which validation does not give',
-                remedy='choose one of ' + ', '.join(figures),
-            )
-        metric = figures[t.metric]
-        better = metric < self.best if t.mode == 'min' else metric > self.best
+        metric, mode = figures[self.config.train.metric], self.config.train.mode
+        better = metric < self.best if mode == 'min' else metric > self.best
         if math.isfinite(metric) and (math.isnan(self.best) or better):
             self.best, self.since_best = metric, 0
         else:
             self.since_best += 1
-        self.writer.write(self.step, {f'valid/{k}': v for k, v in figures.items()})
+        self._write(self.step, {f'valid/{k}': v for k, v in figures.items()})
         log.say(f'step {self.step}: valid ' + ', '.join(f'{k} {v:.6g}' for k, v in figures.items()))
         return metric
 
@@ -154,10 +166,11 @@ class _Loop:
         self.checkpoints.save(self.step, self.state, facts, metric)
 
     def _resume(self, facts: dict[str, Any]) -> None:
-        stored, now = (json.dumps(f, sort_keys=True, default=str) for f in (facts['fingerprint'], self.fingerprint))
-        if stored != now:
+        stored, now = facts['fingerprint'], self.fingerprint
+        if changed := [k for k in {**stored, **now} if stored.get(k) != now.get(k)]:
+            was, is_ = (json.dumps(f.get(changed[0]))[:60] for f in (stored, now))
             raise InputError(
-                f'the data changed since checkpoint {self.step} was written',
+                f'the data changed since checkpoint {self.step} was written ({changed[0]}: {was}, now {is_})',
                 file=self.workdir,
                 remedy='restore the data and its settings, choose another --workdir, or start over with --fresh',
             )
@@ -171,50 +184,50 @@ class _Loop:
         log.say(f'resuming from step {self.step}')
 
     def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Reads the metrics of a step that is done, writes them, and watches for non-finite updates."""
-        values = {k: float(v) for k, v in metrics.items()}
+        """Reads the metrics of a step that is done, writes them, and watches for skipped updates."""
+        values = {k: v.item() for k, v in jax.device_get(metrics).items()}
         self.clock.stepped()
         self.train_loss = values['loss']
         t = self.config.train
         if values['bad']:
-            log.say(f'step {step}: the loss or gradient is not finite; update skipped ({values["skipped"]:.0f} so far)')
+            why = 'the loss or gradient is not finite' if values['weight'] else 'no row of the batch takes part'
+            log.say(f'step {step}: {why}; update skipped ({values["skipped"]} so far)')
         if step % t.log_every == 0 or values['bad'] or step == t.steps:
-            values |= {
-                'learning_rate': float(self.schedule(step - 1)),
-                'compiles': self.compiles(),
-            } | self.clock.rates()
-            self.writer.write(step, values)
-        if values['bad'] >= t.max_bad_steps:
-            self._give_up(step, values)
+            self._write(step, values | {'compiles': self.compiles()} | self.clock.rates())
+        if values['bad'] >= t.max_bad_steps and not self.failure:
+            self.failure = {'step': step, 'why': why, 'last good step': step - values['bad'], 'metrics': values}
 
-    def _give_up(self, step: int, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        if jax.process_index() == 0:
+            self.writer.write(step, values)
+
+    def _give_up(self) -> None:
         self._save(None)  # skipped updates changed nothing: this is the last good state
-        self.close()
-        failure = {
-            'step': step,
-            'last good step': step - int(values['bad']),
-            'metrics': {k: repr(v) for k, v in values.items()},
-        }
-        write_atomic(self.workdir / 'failure.json', (json.dumps(failure, indent=1) + '\n').encode())
+        self.checkpoints.wait()
+        step, why = self.failure['step'], self.failure['why']
+        if jax.process_index() == 0:
+            facts = self.failure | {
+                'checkpoint': self.step,
+                'metrics': {k: repr(v) for k, v in self.failure['metrics'].items()},
+            }
+            write_atomic(self.workdir / 'failure.json', (json.dumps(facts, indent=1) + '\n').encode())
         raise InputError(
-            f'the loss or gradient was not finite {int(values["bad"])} updates in a row, up to step {step}',
+            f'{why}, in {self.config.train.max_bad_steps} updates in a row up to step {step}',
             file=self.workdir / 'failure.json',
-            remedy='lower optim.learning_rate or look at the data; the last good state is saved',
+            remedy='look at the data or lower optim.learning_rate; the last good state is saved',
         )
 
     def _must_stop(self, signals: list[int]) -> bool:
+        """Whether a signal has come, here or in another process; there the answer is a step old in all of them."""
         if jax.process_count() == 1:
             return bool(signals)
-        from jax.experimental import multihost_utils
-
-        return bool(multihost_utils.process_allgather(np.int32(bool(signals))).any())
+        asked, self.asked = self.asked, self.vote.cast(bool(signals))
+        return asked is not None and bool(asked)
 
     def _out_of_patience(self) -> bool:
-        patience = self.config.train.patience
-        if patience and self.since_best >= patience:
-            log.say(
-                f'step {self.step}: {self.config.train.metric} has not improved in {patience} evaluations; stopping'
-            )
+        t = self.config.train
+        if t.patience and self.since_best >= t.patience:
+            log.say(f'step {self.step}: {t.metric} has not improved in {t.patience} evaluations; stopping')
             return True
         return False
 
@@ -225,25 +238,60 @@ def validate(eval_step, params, extra, dataset: Dataset, mesh, split: str = 'val
     Raises:
       InputError: nothing in the split takes part.
     """
-    sums = [eval_step(params, extra, put_batch(mesh, b)) for b in read_batches(dataset, split)]
-    total = {}
-    for loss in jax.device_get(sums):
-        for name, (s, w) in {'loss': (loss.total, loss.weight), **loss.metrics}.items():
-            a, b = total.get(name, (0.0, 0.0))
-            total[name] = (a + float(s), b + float(w))
+    total: dict[str, tuple[float, float]] = {}
+
+    def add(loss):
+        for name, pair in {'loss': (loss.total, loss.weight), **loss.metrics}.items():
+            total[name] = tuple(a + float(b) for a, b in zip(total.get(name, (0.0, 0.0)), pair, strict=True))
+
+    before = None
+    for batch in read_batches(dataset, split, this_shard(mesh)):
+        now = eval_step(params, extra, put_batch(mesh, batch))
+        if before is not None:
+            add(jax.device_get(before))  # read one batch late: the device works on, and holds two batches at most
+        before = now
+    if before is not None:
+        add(jax.device_get(before))
     if not total or total['loss'][1] == 0:
         raise InputError(f'no row of the {split} split takes part', remedy='check the split dates and the targets')
     return {name: s / w if w else math.nan for name, (s, w) in total.items()}
 
 
+def _check_config(t: Train) -> None:
+    for name in ('steps', 'micro_batches', 'log_every', 'eval_every', 'save_every', 'max_bad_steps'):
+        if getattr(t, name) < 1:
+            raise InputError(f'train.{name} is {getattr(t, name)}', remedy='make it 1 or more')
+    if not 0 <= t.ema < 1:
+        raise InputError(f'train.ema is {t.ema}', remedy='use 0 for none, or a decay such as 0.999')
+
+
+def _open_data(config: Experiment, workdir: Path) -> Dataset:
+    """Process 0 first: what it caches on a shared disk, the others find."""
+    if jax.process_index() > 0:
+        wait_for_all('process 0 has opened the data')
+    dataset = config.data.open(cache_folder(config, workdir), config.parallel)
+    if jax.process_index() == 0:
+        wait_for_all('process 0 has opened the data')
+    return dataset
+
+
+def _with_rate(step, schedule):
+    """The step, with the rate of its update among its metrics: computed beside it, not by a waiting host."""
+
+    def run(state, batch):
+        new, metrics = step(state, batch)
+        return new, metrics | {'learning_rate': schedule(state['step'] - state['skipped'])}
+
+    return run
+
+
 def _load_initial(state: dict, source: Path, like: Any) -> dict:
     """The best parameters of another run, wherever path and shape agree."""
-    config = read_config(source)
-    old = flatten(read_params(source, config.train.mode).params)
+    old = flatten(read_params(source).params)
     taken = []
 
     def pick(path, leaf, target):
-        name = '/'.join(str(p.key) for p in path)
+        name = path_of(path)
         if name in old and old[name].shape == leaf.shape:
             taken.append(name)
             return jax.device_put(old[name].astype(leaf.dtype), target.sharding)
@@ -255,40 +303,3 @@ def _load_initial(state: dict, source: Path, like: Any) -> dict:
     log.say(f'took {len(taken)} of {len(jax.tree.leaves(params))} parameters from {source}')
     ema = jax.tree.map(lambda x: x.copy(), params) if state['ema'] else {}
     return state | {'params': params, 'ema': ema}
-
-
-def count_compiles():
-    """A function that tells how many programs XLA has compiled since this call."""
-    seen = []
-
-    def listen(event: str, duration: float, **_):
-        if event.endswith('backend_compile_duration'):
-            seen.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    return lambda: len(seen)
-
-
-class _Clock:
-    """Seconds a step and the share of them spent waiting for data, since the last reading."""
-
-    def __init__(self):
-        self.restart()
-
-    def restart(self) -> None:
-        self._start, self._wait, self._steps = time.perf_counter(), 0.0, 0
-
-    @contextlib.contextmanager
-    def waiting(self):
-        start = time.perf_counter()
-        yield
-        self._wait += time.perf_counter() - start
-
-    def stepped(self) -> None:
-        self._steps += 1
-
-    def rates(self) -> dict[str, float]:
-        elapsed = max(time.perf_counter() - self._start, 1e-9)
-        figures = {'step_s': elapsed / max(self._steps, 1), 'data_wait': self._wait / elapsed}
-        self.restart()
-        return figures

@@ -43,7 +43,7 @@ class Trained:
         path = Path(path)
         if not (path / WEIGHTS).is_file():
             config = read_config(path)
-            weights = read_params(path, config.train.mode)
+            weights = read_params(path)
             return cls(config, weights.params, weights.extra)
         from safetensors.numpy import load_file
 

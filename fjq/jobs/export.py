@@ -13,7 +13,7 @@ from fjq.trained import Trained
 def run(config: Experiment, workdir: Path) -> None:
     """Exports the run in `workdir`; the files and how far each is from the model are printed."""
     config = adopt_task(config, workdir)
-    weights = read_params(workdir, config.train.mode)
+    weights = read_params(workdir)
     dataset = config.data.open(cache_folder(config, workdir), config.parallel)
     batch = next(iter(read_batches(dataset, 'valid')))
     export(Trained(config, weights.params, weights.extra), weights, batch, workdir)
