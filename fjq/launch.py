@@ -5,10 +5,11 @@ python -m fjq.launch --config=configs/NAME.py[:variant,...] [--job=train] [--wor
 """
 
 import ast
-import importlib
+import importlib.util
 import os
 import pkgutil
 import sys
+import traceback
 from pathlib import Path
 
 from absl import flags
@@ -32,7 +33,7 @@ PROCESS = flags.DEFINE_integer('process', -1, 'the number of this process.')
 def main(argv: list[str]) -> int:
     """Runs one job. Returns the exit code: 0 done, 2 wrong input, 128 + n stopped by signal n."""
     try:
-        if '--help' in argv or '-h' in argv or len(argv) == 1:
+        if {'--help', '-h'} & set(argv) or len(argv) == 1:
             print(describe())
             return 0
         _check_arguments(argv)
@@ -40,28 +41,36 @@ def main(argv: list[str]) -> int:
         if len(rest) > 1:
             raise InputError(f'the argument {rest[1]!r} is not a flag', remedy='write --flag=value')
         return _run()
-    except InputError as e:
-        print(f'fjq: {e}', file=sys.stderr)
-        return 2
-    except flags.Error as e:
+    except (InputError, flags.Error) as e:
         print(f'fjq: {" ".join(str(e).split())}', file=sys.stderr)
         return 2
 
 
 def _run() -> int:
+    config: Experiment = CONFIG.value
+    name = JOB.value or config.job
+    job = find_job(name)
+    import jax
+
     from fjq import mesh, run
 
-    config: Experiment = CONFIG.value
-    job = find_job(JOB.value or config.job)
     use_compile_cache()
     mesh.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    first = jax.process_index() == 0
+    if jax.process_count() > 1 and name != 'train':
+        raise InputError(f'the job {name!r} runs in one process', file='--job', remedy='start it once')
+    if not first:
+        sys.stdout = open(os.devnull, 'w')  # the first one speaks; errors of all go to stderr
     workdir = Path(WORKDIR.value or f'runs/{config.name}')
     if FRESH.value:
-        run.start_over(workdir)
+        if first:
+            run.start_over(workdir)
+        mesh.wait_for_all('the run folder is empty')
     try:
         job(config, workdir)
     except run.Interrupted as e:
-        print(f'fjq: {e}', file=sys.stderr)
+        if first:
+            print(f'fjq: {e}', file=sys.stderr)
         return e.exit_code
     return 0
 
@@ -70,7 +79,7 @@ def find_job(name: str):
     """The `run(config, workdir)` of fjq/jobs/NAME.py; InputError with the nearest name where there is none."""
     names = list_jobs()
     if name not in names:
-        raise InputError(f'there is no job {name!r}', column='--job', remedy=nearest(name, names))
+        raise InputError(f'there is no job {name!r}', file='--job', remedy=nearest(name, names))
     return importlib.import_module(f'fjq.jobs.{name}').run
 
 
@@ -92,7 +101,10 @@ def describe() -> str:
     lines += ['', 'Configs (--config=configs/...; every one has the variant :tiny):']
     lines += [f'  {n:<18} {text}' for n, text in list_configs().items()]
     lines += ['', 'Flags:']
-    lines += [f'  --{f.name:<12} {f.help}' for f in (CONFIG, JOB, WORKDIR, FRESH, COORDINATOR, PROCESSES, PROCESS)]
+    lines += [
+        f'  --{f.name:<12} {flags.FLAGS[f.name].help}'
+        for f in (CONFIG, JOB, WORKDIR, FRESH, COORDINATOR, PROCESSES, PROCESS)
+    ]
     lines += [
         '',
         'Fields of a config are set by their path: --config.optim.learning_rate=3e-4.',
@@ -111,35 +123,37 @@ def use_compile_cache() -> None:
 
 def _check_arguments(argv: list[str]) -> None:
     """Names the file, the variant or the field that is wrong before absl does it at length."""
-    given = [a.removeprefix('--').removeprefix('-') for a in argv[1:]]
-    path = next((a.partition('=')[2] for a in given if a.startswith('config=')), '')
+    given = [a.lstrip('-') for a in argv[1:] if a.startswith('-')]
+    spaced = [f'config={value}' for flag, value in zip(argv, argv[1:], strict=False) if flag.lstrip('-') == 'config']
+    path = next((a.partition('=')[2] for a in [*given, *spaced] if a.startswith('config=')), '')
     if not path:
-        raise InputError(
-            'no config is given',
-            column='--config',
-            remedy='name one, as in --config=configs/' + next(iter(list_configs()), 'NAME.py'),
-        )
+        name = next(iter(list_configs()), 'NAME.py')
+        raise InputError('no config is given', file='--config', remedy=f'name one, as in --config=configs/{name}')
     file, _, variant = path.partition(':')
     if not Path(file).is_file():
-        raise InputError(
-            'there is no such config', file=file, remedy=nearest(Path(file).name, list_configs(Path(file).parent))
-        )
-    fields = [
-        a.partition('=')[0].removeprefix('no').removeprefix('config.')
-        for a in given
-        if a.startswith(('config.', 'noconfig.'))
-    ]
-    if fields:
-        config = load_config(file, variant)
-        for field in fields:
-            check_path(config, field)
+        remedy = nearest(Path(file).name, list_configs(Path(file).parent))
+        raise InputError('there is no such config', file=file, remedy=remedy)
+    config = load_config(file, variant)
+    for flag in given:
+        field = flag.partition('=')[0].removeprefix('no')
+        if field.startswith('config.'):
+            check_path(config, field.removeprefix('config.'))
 
 
 def load_config(file: str | Path, variant: str = '') -> Experiment:
-    """The `get_config(variant)` of a config file."""
+    """The `get_config(variant)` of a config file.
+
+    Raises:
+      InputError: it is no Python, or has no such function or variant.
+    """
     spec = importlib.util.spec_from_file_location(f'fjq_config_{Path(file).stem}', file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as e:
+        raise InputError(f'line {e.lineno} is no Python ({e.msg})', file=file, remedy='correct it') from e
+    if not hasattr(module, 'get_config'):
+        raise InputError('it has no function get_config(variant)', file=file, remedy='copy one of configs/')
     return module.get_config(variant) if variant else module.get_config()
 
 
@@ -148,7 +162,15 @@ def _first_line(path: Path) -> str:
 
 
 def entry() -> None:
-    sys.exit(main(sys.argv))
+    code = 1
+    try:
+        code = main(sys.argv)
+    except Exception:
+        traceback.print_exc()
+    if code in (1, 2) and 'jax' in sys.modules and sys.modules['jax'].distributed.is_initialized():
+        sys.stderr.flush()
+        os._exit(code)  # an orderly exit would wait for the other processes, and they for this one
+    sys.exit(code)
 
 
 if __name__ == '__main__':

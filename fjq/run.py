@@ -22,6 +22,16 @@ from fjq.config import Experiment, from_json, to_json
 from fjq.errors import InputError
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'pyarrow')
+_FOLDERS = ('checkpoints', 'forecasts', 'export')
+_FILES = (
+    'metrics.jsonl',
+    'manifest.json',
+    'config.json',
+    'report.md',
+    'report.html',
+    'evaluation.json',
+    'failure.json',
+)
 
 
 class Interrupted(Exception):
@@ -79,21 +89,12 @@ def adopt_task(config: Experiment, workdir: Path) -> Experiment:
 
 
 def start_over(workdir: Path) -> None:
-    """Removes what an earlier run left in a folder, caches excepted."""
-    for name in ('checkpoints', 'forecasts', 'export'):
-        shutil.rmtree(workdir / name, ignore_errors=True)
-    for path in workdir.glob('events.out.tfevents.*'):
-        path.unlink()
-    for name in (
-        'metrics.jsonl',
-        'manifest.json',
-        'config.json',
-        'report.md',
-        'report.html',
-        'evaluation.json',
-        'failure.json',
-    ):
-        (workdir / name).unlink(missing_ok=True)
+    """Removes what an earlier run left in a folder, caches excepted; refused while that run is at work."""
+    with lock(workdir):
+        for name in _FOLDERS:
+            shutil.rmtree(workdir / name, ignore_errors=True)
+        for path in [*(workdir / name for name in _FILES), *workdir.glob('events.out.tfevents.*')]:
+            path.unlink(missing_ok=True)
 
 
 def commit() -> str:
