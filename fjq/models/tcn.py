@@ -205,7 +205,7 @@ class TcnTask:
         else:
             total, weight = _smooth_qlike(target, jnp.expm1(output_BxH), mask)
         volatility = read_volatility(output_BxH)
-        metrics = {'mae': mae(target, volatility, mask), 'qlike': qlike(target, volatility, mask)}
+        metrics = {'mae': mae(target, volatility, mask), 'qlike': qlike(target, volatility, mask, power=2, floor=SMALLEST_VOLATILITY)}
         return Loss(total, weight, metrics, extra)
 
     def predict(self, params, extra, batch: Batch, key=None) -> Point:

@@ -1,0 +1,203 @@
+"""The only evaluation harness: forecasts of a split beside baselines, with intervals for every difference.
+
+It knows rows, targets and forecast laws, and no model. Point forecasts, the model's and the baselines' alike,
+are dressed with the errors that they made on an earlier split, so that all have intervals to be judged by.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fjq import compare, metrics
+from fjq.baselines import Unavailable
+from fjq.checkpoint import write_atomic
+from fjq.config import Evaluate, Experiment
+from fjq.errors import InputError
+from fjq.forecast import Law, Point, dress, transform
+from fjq.log import say
+from fjq.task import Dataset
+from fjq.trained import Trained, forecast_table, predict_rows
+
+FLOOR = 1e-3  # below it QLIKE counts a forecast as this much
+PIT_BINS = 10
+LEVELS_OF_COVERAGE = (0.5, 0.8, 0.9)
+
+# name -> (target, law, mask, axis) -> (sum, weight). The first ones are losses: smaller is better.
+LOSSES: dict[str, Callable] = {
+    'qlike': lambda y, f, m, axis: metrics.qlike(y, f, m, axis, power=2, floor=FLOOR),
+    'crps': metrics.crps,
+    'mae': metrics.mae,
+    'mse': metrics.mse,
+    'huber_log1p': lambda y, f, m, axis: metrics.huber(
+        np.log1p(np.where(m, y, 0)), transform(f, jax.numpy.log1p), m, axis, delta=0.1
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """One forecaster on the evaluated split: its point forecast as given, and its law."""
+
+    name: str
+    point: Law
+    law: Law
+
+
+def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[dict[str, Any], pa.Table]:
+    """Scores the model and every baseline on `config.evaluate.split`.
+
+    Returns:
+      (the findings, as evaluation.json holds them; every forecast, one line a forecaster, row and horizon)
+
+    Raises:
+      InputError: the split is empty or a setting is unknown.
+    """
+    settings = config.evaluate
+    if settings.loss not in LOSSES:
+        raise InputError(f'evaluate.loss is {settings.loss!r}', remedy='choose one of ' + ', '.join(LOSSES))
+    earlier = 'train' if settings.split == 'valid' else 'valid'
+    law, rows = predict_rows(trained.predict, dataset, settings.split)
+    earlier_law, earlier_rows = predict_rows(trained.predict, dataset, earlier)
+    judged = [Judged(config.name, law, dress_with_errors(law, earlier_law, earlier_rows))]
+    missing = {}
+    for baseline in settings.baselines:
+        try:
+            f, e = (baseline.forecast(dataset.history(), r, dataset.rows('train')) for r in (rows, earlier_rows))
+        except Unavailable as e:
+            missing[baseline.name] = str(e)
+            continue
+        judged.append(Judged(baseline.name, f, dress_with_errors(f, e, earlier_rows)))
+    mask = _common_mask(judged, rows)
+    findings = {
+        'name': config.name,
+        'split': settings.split,
+        'dressed_with': earlier,
+        'first': str(rows['time'][0]),
+        'last': str(rows['time'][-1]),
+        'horizons': [str(h) for h in rows['horizon']],
+        'rows': mask.sum(0).tolist(),
+        'independent': [compare.effective_size(int(n), settings.block) for n in mask.sum(0)],
+        'scores': {j.name: score(j, rows, mask, dataset.rows('train')) for j in judged},
+        'unavailable': missing,
+        'loss': settings.loss,
+        'differences': {j.name: difference(settings, judged[0], j, rows, mask) for j in judged[1:]},
+        'calibration': {j.name: calibration(j, rows, mask) for j in judged},
+    }
+    tables = [forecast_table(j.law, rows, settings.levels) for j in judged]
+    named = [t.add_column(0, 'model', pa.array([j.name] * t.num_rows)) for t, j in zip(tables, judged, strict=True)]
+    return findings, pa.concat_tables(named, promote_options='permissive')
+
+
+def dress_with_errors(law: Law, earlier: Law, earlier_rows: dict[str, np.ndarray]) -> Law:
+    """A point forecast with the log errors that its kind made on earlier rows; any other law as it is."""
+    if not isinstance(law, Point):
+        return law
+    point = np.asarray(earlier.mean(), np.float64)
+    known = earlier_rows['valid'] & np.isfinite(point) & (point > 0)
+    errors = np.log(np.where(known, earlier_rows['target'], 1)) - np.log(np.where(known, point, 1))
+    return dress(law, errors.T, 'log', known.T.astype(np.float32))
+
+
+def score(judged: Judged, rows: dict, mask: np.ndarray, train: dict) -> dict[str, list[float]]:
+    """Every loss, RMSE, R2 against the training mean, rank correlation and coverage, one figure a horizon."""
+    target, point, law = rows['target'], judged.point, judged.law
+    figures = {name: _ratio(fn(target, law if name == 'crps' else point, mask, 0)) for name, fn in LOSSES.items()}
+    figures['rmse'] = np.sqrt(figures['mse'])
+    reference = np.broadcast_to(np.nanmean(np.where(train['valid'], train['target'], np.nan), 0), target.shape)
+    figures['r2'] = 1 - _ratio(metrics.squared_ratio(target, point, reference, mask, 0))
+    horizons = range(target.shape[1])
+    figures['spearman'] = [metrics.spearman(target[:, h], np.asarray(point.mean())[:, h], mask[:, h]) for h in horizons]
+    for level in LEVELS_OF_COVERAGE:
+        figures[f'coverage_{level:.0%}'.rstrip('%')] = _ratio(metrics.coverage(target, law, mask, 0, level=level))
+    return {name: [float(v) for v in values] for name, values in figures.items()}
+
+
+def difference(
+    settings: Evaluate, model: Judged, other: Judged, rows: dict, mask: np.ndarray
+) -> list[dict[str, float]]:
+    """Loss of the baseline minus loss of the model, one a horizon: mean, 95 % block bootstrap interval, and the
+    Diebold-Mariano test with a Newey-West variance. Positive = the model is better."""
+    fn, out = LOSSES[settings.loss], []
+    entries = []
+    for j in (model, other):
+        entries.append(np.asarray(fn(rows['target'], j.law if settings.loss == 'crps' else j.point, mask, ())[0]))
+    for h in range(mask.shape[1]):
+        ours, theirs = (e[mask[:, h], h] for e in entries)
+        low, high = compare.block_bootstrap(theirs - ours, block=settings.block, draws=settings.draws, seed=0)
+        test = compare.diebold_mariano(theirs, ours, horizon=settings.block)
+        verdict = 'better' if low > 0 else 'worse' if high < 0 else 'not told apart'
+        out.append(
+            {
+                'mean': float((theirs - ours).mean()),
+                'low': low,
+                'high': high,
+                'dm': test.statistic,
+                'p': test.p,
+                'model': verdict,
+            }
+        )
+    return out
+
+
+def calibration(judged: Judged, rows: dict, mask: np.ndarray) -> dict[str, list]:
+    """Histogram of the probability integral transform (flat = calibrated), all horizons together."""
+    pit = np.asarray(judged.law.cdf(np.where(mask, rows['target'], 1.0)))[mask]
+    return {'pit': (np.histogram(pit, PIT_BINS, (0, 1))[0] / max(len(pit), 1)).tolist()}
+
+
+def write(findings: dict[str, Any], table: pa.Table, workdir: Path) -> None:
+    """evaluation.json and forecasts/SPLIT.parquet, whole or not at all."""
+    path = workdir / 'forecasts' / f'{findings["split"]}.parquet'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_atomic(path, sink.getvalue().to_pybytes())
+    write_atomic(workdir / 'evaluation.json', (json.dumps(findings, indent=1) + '\n').encode())
+
+
+def conclude(findings: dict[str, Any]) -> list[str]:
+    """What the figures say, in sentences, also when the model does not win."""
+    lines = []
+    for h, horizon in enumerate(findings['horizons']):
+        n, free = findings['rows'][h], findings['independent'][h]
+        verdicts = {name: d[h]['model'] for name, d in findings['differences'].items()}
+        beaten = [n for n, v in verdicts.items() if v == 'better']
+        lost = [n for n, v in verdicts.items() if v == 'worse']
+        tied = [n for n, v in verdicts.items() if v == 'not told apart']
+        parts = [
+            f'{word} {", ".join(names)}'
+            for word, names in (('beats', beaten), ('loses to', lost), ('can not be told apart from', tied))
+            if names
+        ]
+        lines.append(
+            f'horizon {horizon}, {n} rows (about {free:.3g} independent): by {findings["loss"]}, '
+            f'{findings["name"]} ' + ('; '.join(parts) if parts else 'has no baseline to be compared with') + '.'
+        )
+        if free < 10:
+            lines.append(f'With about {free:.3g} independent observations this shows that the pieces work, not skill.')
+    return lines
+
+
+def _common_mask(judged: list[Judged], rows: dict) -> np.ndarray:
+    """The rows that every forecaster answers: all are scored on the same ones."""
+    mask = rows['valid'] & np.isfinite(rows['target'])
+    for j in judged:
+        given = np.isfinite(np.asarray(j.point.mean()))
+        if lost := int((mask & ~given).sum()):
+            say(f'{j.name} has no forecast for {lost} of {int(mask.sum())} targets: they are left out for all')
+        mask &= given
+    if not mask.any():
+        raise InputError('no target is forecast by every forecaster', remedy='check the split dates and the baselines')
+    return mask
+
+
+def _ratio(pair) -> np.ndarray:
+    total, weight = (np.asarray(p, np.float64) for p in pair)
+    return np.where(weight > 0, total / np.where(weight > 0, weight, 1), np.nan)

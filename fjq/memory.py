@@ -1,0 +1,42 @@
+"""How much memory a training step needs, by the compiler's own account."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from fjq.config import Experiment
+from fjq.keys import make_key
+from fjq.optim import make_optimizer
+from fjq.step import init_state, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device."""
+
+    state: int  # parameters, optimiser, averages
+    batch: int
+    temporary: int  # activations and workspace
+    flops: float  # of one step
+
+    @property
+    def peak(self) -> int:
+        return self.state + self.batch + self.temporary
+
+
+def measure_step(config: Experiment, batch: Any) -> Memory:
+    """Compiles the train step for the shapes of `batch` on this machine's device, without running it."""
+    task = config.task.build()
+    key = make_key(config.seed, 'init')
+    params, _ = jax.eval_shape(task.init, key)
+    optimizer = make_optimizer(config.optim, config.train.steps, params)
+    state = jax.eval_shape(lambda k: init_state(task, optimizer, config.train.ema, k), key)
+    step = make_train_step(
+        task, optimizer, micro_batches=config.train.micro_batches, ema=config.train.ema, seed=config.seed
+    )
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, shapes).compile()
+    size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    cost = compiled.cost_analysis() or {}
+    return Memory(size(state), size(shapes), compiled.memory_analysis().temp_size_in_bytes, cost.get('flops', 0.0))

@@ -1,0 +1,212 @@
+"""One page a run: what was trained, how it did beside its baselines, and what that shows. Markdown and HTML."""
+
+import base64
+import html
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from fjq.checkpoint import write_atomic
+from fjq.errors import InputError
+from fjq.evaluate import conclude
+
+SHOWN = ('qlike', 'huber_log1p', 'mae', 'rmse', 'r2', 'spearman', 'crps', 'coverage_50', 'coverage_80', 'coverage_90')
+
+
+class Heading(NamedTuple):
+    text: str
+
+
+class Text(NamedTuple):
+    text: str
+
+
+class Table(NamedTuple):
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Figure(NamedTuple):
+    title: str
+    png: bytes
+
+
+Block = Heading | Text | Table | Figure
+
+
+def write_report(workdir: Path) -> tuple[Path, Path]:
+    """Writes report.md (figures beside it in report/) and report.html (figures inside).
+
+    Raises:
+      InputError: the folder holds no run.
+    """
+    workdir = Path(workdir)
+    if not (workdir / 'manifest.json').is_file():
+        raise InputError('there is no run here (manifest.json is absent)', file=workdir, remedy='train first')
+    blocks = list(collect(workdir))
+    folder = workdir / 'report'
+    folder.mkdir(exist_ok=True)
+    markdown, page = workdir / 'report.md', workdir / 'report.html'
+    for i, figure in enumerate(b for b in blocks if isinstance(b, Figure)):
+        write_atomic(folder / f'{i}.png', figure.png)
+    write_atomic(markdown, to_markdown(blocks).encode())
+    write_atomic(page, to_html(blocks).encode())
+    return markdown, page
+
+
+def collect(workdir: Path) -> Iterator[Block]:
+    """The blocks of the page, from the files of the run folder."""
+    manifest = json.loads((workdir / 'manifest.json').read_text())
+    config = json.loads((workdir / 'config.json').read_text())
+    yield Heading(config['name'])
+    failure = workdir / 'failure.json'
+    if failure.is_file():
+        facts = json.loads(failure.read_text())
+        yield Text(f'**The run ended at step {facts["step"]}: its loss or gradient was not finite.** See failure.json.')
+    plots = _plots()
+    evaluation = workdir / 'evaluation.json'
+    if evaluation.is_file():
+        yield from _evaluation(json.loads(evaluation.read_text()), workdir, plots)
+    else:
+        yield Text('Not evaluated yet: run --job=evaluate.')
+    yield from _training(workdir, plots)
+    yield Heading('How to make these numbers again')
+    yield Table(('what', 'value'), [(k, _plain(v)) for k, v in manifest.items()])
+
+
+def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Block]:
+    yield Text(' '.join(conclude(findings)))
+    period = f'{findings["first"]} to {findings["last"]}'
+    for h, horizon in enumerate(findings['horizons']):
+        yield Heading(f'Horizon {horizon}: {findings["split"]}, {period}, {findings["rows"][h]} rows')
+        yield Table(
+            ('forecaster', *SHOWN),
+            [(name, *(f'{s[k][h]:.4f}' for k in SHOWN)) for name, s in findings['scores'].items()],
+        )
+        if findings['unavailable']:
+            lines = '; '.join(f'{name} ({reason})' for name, reason in findings['unavailable'].items())
+            yield Text(f'Not available: {lines}.')
+        differences = {name: d[h] for name, d in findings['differences'].items()}
+        if differences:
+            yield Text(
+                f'{findings["loss"]} of each baseline minus that of the model; above 0 the model is better. Intervals: '
+                f'95 %, block bootstrap. p: Diebold-Mariano with a Newey-West variance.'
+            )
+            yield Table(
+                ('baseline', 'difference', 'low', 'high', 'p', 'the model is'),
+                [
+                    (n, f'{d["mean"]:.4f}', f'{d["low"]:.4f}', f'{d["high"]:.4f}', f'{d["p"]:.3f}', d['model'])
+                    for n, d in differences.items()
+                ],
+            )
+        if plots:
+            if differences:
+                yield Figure('Differences to the baselines', plots.plot_differences(differences, findings['loss']))
+            yield Figure('Forecast against truth', _forecast_figure(findings, workdir, h, plots))
+    coverage = {
+        n: {lv: s[f'coverage_{lv * 100:.0f}'][0] for lv in (0.5, 0.8, 0.9)} for n, s in findings['scores'].items()
+    }
+    yield Heading('Calibration')
+    yield Text(
+        f'Point forecasts carry the errors that they made on the {findings["dressed_with"]} split. '
+        'Flat bars and points on the diagonal are calibrated.'
+    )
+    if plots:
+        yield Figure('Calibration', plots.plot_calibration(findings['calibration'], coverage))
+
+
+def _forecast_figure(findings: dict[str, Any], workdir: Path, h: int, plots) -> bytes:
+    table = pq.read_table(workdir / 'forecasts' / f'{findings["split"]}.parquet')
+    columns = {n: table[n].to_numpy() for n in table.column_names}
+    here = columns['horizon'] == np.unique(columns['horizon'])[h]
+    forecasts = {}
+    for name in findings['scores']:
+        mine = here & (columns['model'] == name)
+        forecasts[name] = {n: columns[n][mine] for n in ('time', 'mean', 'q10', 'q90', 'target') if n in columns}
+    first = next(iter(forecasts.values()))
+    return plots.plot_forecast(first['time'], first['target'], forecasts)
+
+
+def _training(workdir: Path, plots) -> Iterator[Block]:
+    path = workdir / 'metrics.jsonl'
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if not lines:
+        return
+    yield Heading('Training')
+    steps = [line for line in lines if 'step_s' in line]
+    if steps:
+        yield Text(
+            f'{steps[-1]["step"]} updates, {np.median([s["step_s"] for s in steps]):.3g} s each (median), '
+            f'{np.median([s["data_wait"] for s in steps]):.2%} of it waiting for data, '
+            f'{steps[-1]["compiles"]} programs compiled, {steps[-1]["skipped"]:.0f} updates skipped.'
+        )
+    if plots:
+        yield Figure('Training', plots.plot_training(lines))
+
+
+def to_markdown(blocks: Sequence[Block]) -> str:
+    out, level, figures = [], '#', 0
+    for block in blocks:
+        match block:
+            case Heading(text):
+                out.append(f'{level} {text}')
+                level = '##'
+            case Text(text):
+                out.append(text)
+            case Table(head, rows):
+                lines = [head, ['---'] * len(head), *rows]
+                out.append('\n'.join('| ' + ' | '.join(c.replace('|', '\\|') for c in line) + ' |' for line in lines))
+            case Figure(title, _):
+                out.append(f'![{title}](report/{figures}.png)')
+                figures += 1
+    return '\n\n'.join(out) + '\n'
+
+
+def to_html(blocks: Sequence[Block]) -> str:
+    out, level = [], 1
+    for block in blocks:
+        match block:
+            case Heading(text):
+                out.append(f'<h{level}>{html.escape(text)}</h{level}>')
+                level = 2
+            case Text(text):
+                out.append(f'<p>{html.escape(text).replace("**", "")}</p>')
+            case Table(head, rows):
+                row = lambda cells, tag: ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells)
+                body = ''.join(f'<tr>{row(r, "td")}</tr>' for r in rows)
+                out.append(f'<table><tr>{row(head, "th")}</tr>{body}</table>')
+            case Figure(title, png):
+                data = base64.b64encode(png).decode()
+                out.append(f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">')
+    return _PAGE.format(title=html.escape(blocks[0].text), body='\n'.join(out))
+
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #202020 }}
+table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }}
+table {{ display: block; overflow-x: auto }}
+th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left }}
+img {{ max-width: 100% }}
+</style>
+{body}
+</html>
+"""
+
+
+def _plots():
+    """The plotting module, or None without matplotlib."""
+    if importlib.util.find_spec('matplotlib') is None:
+        return None
+    from fjq import plots
+
+    return plots
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

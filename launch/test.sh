@@ -1,0 +1,13 @@
+#!/bin/sh
+# Installs everything into .venv and runs the tests. `--all` runs the slow ones too; other arguments go to pytest.
+set -eu
+. "$(dirname "$0")/environment.sh"
+install dev
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
+if [ "${1:-}" = --all ]; then
+    shift
+    exec .venv/bin/python -m pytest "$@"
+fi
+exec .venv/bin/python -m pytest -m 'not slow' "$@"
