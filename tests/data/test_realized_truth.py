@@ -40,7 +40,7 @@ def test_each_measure_finds_the_true_volatility_as_well_as_theory_lets_it(market
         'tick sum': _log_errors(market, whole, measure='tick_sum'),
     }
     size = {name: np.sqrt((e**2).mean()) for name, e in errors.items()}
-    # The log of a volatility from n = 78 returns errs by sqrt(2 / n) / 2 = 0.08; averaged, by sqrt(4 / 3 / n) / 2 = 0.065.
+    # A log volatility from n = 78 returns errs by sqrt(2 / n) / 2 = 0.08; averaged, by sqrt(4 / 3 / n) / 2 = 0.065.
     assert 0.05 < size['one grid'] < 0.12 and size['sub-grids'] < 0.95 * size['one grid']
     assert size['bipower'] < 0.12
     assert size['two scales'] < 0.03
