@@ -8,6 +8,7 @@ The container is a stored (uncompressed) zip: `data.pkl` (pickle protocol 2 of t
 
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -24,6 +25,7 @@ _STORAGE = {
     'uint8': 'ByteStorage', 'bool': 'BoolStorage',
 }  # fmt: skip
 _ALIGNMENT = 64  # bytes; torch.load(mmap=True) hands out views of the file, which must start on whole elements
+_PLAIN_NAME = re.compile(r'\w[\w.-]*', re.ASCII)
 _ROOT = 'archive'  # not the file's name, so that equal contents are equal bytes under any name
 
 
@@ -54,6 +56,20 @@ def write(path: str | Path, obj: Any) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_all(folder: str | Path, contents: dict[str, Any]) -> list[Path]:
+    """Writes `{file name: object}` into a folder; returns the paths.
+
+    Raises:
+      InputError: a name that is no plain file name, such as one with a folder in it; then nothing is written.
+    """
+    for name in contents:
+        if not _PLAIN_NAME.fullmatch(name):
+            raise InputError(f'{name!r} is no plain file name', file=folder, remedy='use letters, digits, _, - and .')
+    for name, obj in contents.items():
+        write(Path(folder) / name, obj)
+    return [Path(folder) / name for name in contents]
 
 
 def _write_zip(file, program: bytes, arrays: list[Any]) -> None:

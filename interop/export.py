@@ -32,7 +32,7 @@ def export(workdir: Path, out: Path) -> dict[str, np.ndarray]:
     if out.suffix not in ('.pt', '.safetensors'):
         raise InputError(f'the ending {out.suffix!r} is unknown', file=out, remedy='use .pt or .safetensors')
     config = read_config(workdir)
-    weights = read_params(workdir, config.train.mode)
+    weights = read_params(workdir)
     state = to_torch(config.task, weights.params, weights.extra)
     if out.suffix == '.pt':
         torch_file.write(out, state)
