@@ -52,7 +52,7 @@ class Tcn:
     loss: str = 'huber'  # 'huber', 'mse', 'l1' on log(1 + vol), or 'qlike' on vol
     huber_delta: float = 0.1
     dtype: str = 'float32'  # of the convolutions and linear layers; norms, pooling and loss stay float32
-    remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
+    remat_chunks: int = 0  # encode so many chunks at a time and again in the backward pass; 0 = keep all activations
 
     def build(self) -> 'TcnTask':
         if self.loss not in LOSSES:
@@ -97,7 +97,6 @@ class Encoder(nnx.Module):
         self.layers = nnx.List(
             [Block(config.hidden if i else width, config, 2**i, rngs=rngs) for i in range(config.layers)]
         )
-        self.remat = config.remat
 
     def __call__(self, x_NxLxF, mask_NxL, tickers_NxL, key):
         """[N, L, F] -> [N, C]; mask None = every position counts; tickers below 0 have the zero vector."""
@@ -107,11 +106,7 @@ class Encoder(nnx.Module):
             x = jnp.concatenate([x, jnp.where(tickers_NxL[..., None] >= 0, vectors, 0)], axis=-1)
         for i, block in enumerate(self.layers):
             k = None if key is None else jax.random.fold_in(key, i)
-            if self.remat:
-                graph, state = nnx.split(block)
-                x = jax.checkpoint(lambda s, x, k, graph=graph: nnx.merge(graph, s)(x, mask_NxL, k))(state, x, k)
-            else:
-                x = block(x, mask_NxL, k)
+            x = block(x, mask_NxL, k)
         if mask_NxL is None:
             return x.mean(1)
         count = jnp.maximum(mask_NxL.sum(1, keepdims=True), 1)
@@ -144,13 +139,33 @@ class Model(nnx.Module):
                 }
             )
         )
-        self.masked, self.head_dropout = config.masked, config.head_dropout
+        self.masked, self.head_dropout, self.remat_chunks = config.masked, config.head_dropout, config.remat_chunks
 
     def encode_chunks(self, chunks_NxLxF, weights_N, tickers_NxL=None, key=None):
         """[N, L, F] -> [N, C]."""
-        mask = None
-        if self.masked:
-            mask = jnp.arange(chunks_NxLxF.shape[1])[None] < weights_N[:, None]
+        size, count = self.remat_chunks, len(weights_N)
+        if not size or count <= size:
+            return self._encode(key, (chunks_NxLxF, weights_N, tickers_NxL))
+        # Chunks do not see each other, so slices of them bound the memory; a checkpoint a block would not on a CPU,
+        # where XLA merges what is recomputed with what was computed.
+        slices = -(-count // size)
+        graph, state = nnx.split(self)
+        cut = lambda x: jnp.pad(x, [(0, slices * size - count)] + [(0, 0)] * (x.ndim - 1)).reshape(
+            slices, size, *x.shape[1:]
+        )
+
+        @jax.checkpoint
+        def encode(state, item):
+            k = None if key is None else jax.random.fold_in(key, item[0])
+            return nnx.merge(graph, state)._encode(k, item[1])
+
+        items = jnp.arange(slices), jax.tree.map(cut, (chunks_NxLxF, weights_N, tickers_NxL))
+        _, e_SxNxC = jax.lax.scan(lambda s, item: (s, encode(s, item)), state, items)
+        return e_SxNxC.reshape(slices * size, -1)[:count]
+
+    def _encode(self, key, chunks):
+        chunks_NxLxF, weights_N, tickers_NxL = chunks
+        mask = jnp.arange(chunks_NxLxF.shape[1])[None] < weights_N[:, None] if self.masked else None
         return self.frame_encoder['encoder'](chunks_NxLxF, mask, tickers_NxL, key)
 
     def encode_frames(self, batch: Batch, key=None):
@@ -205,7 +220,10 @@ class TcnTask:
         else:
             total, weight = _smooth_qlike(target, jnp.expm1(output_BxH), mask)
         volatility = read_volatility(output_BxH)
-        metrics = {'mae': mae(target, volatility, mask), 'qlike': qlike(target, volatility, mask, power=2, floor=SMALLEST_VOLATILITY)}
+        metrics = {
+            'mae': mae(target, volatility, mask),
+            'qlike': qlike(target, volatility, mask, power=2, floor=SMALLEST_VOLATILITY),
+        }
         return Loss(total, weight, metrics, extra)
 
     def predict(self, params, extra, batch: Batch, key=None) -> Point:
