@@ -1,0 +1,200 @@
+"""Tests and intervals against statsmodels and scipy, and their size on simulated overlapping targets."""
+
+import numpy as np
+import pytest
+import scipy.stats as st
+import statsmodels.api as sm
+
+from fjq import compare
+from fjq.errors import InputError
+from fjq.forecast import Atoms, Mixture, Point, Quantiles
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def overlapping(n: int, h: int, reps: int, seed: int) -> np.ndarray:
+    """[reps, n] sums of h independent steps in a window that slides by one: what h-day targets do to losses."""
+    steps = np.cumsum(rng(seed).standard_normal((reps, n + h)), 1)
+    return steps[:, h:] - steps[:, :-h]
+
+
+def test_newey_west_against_statsmodels():
+    x = overlapping(200, 5, 1, 0)[0]
+    for lag in (0, 4, 12):
+        fit = sm.OLS(x, np.ones_like(x)).fit(cov_type='HAC', cov_kwds={'maxlags': lag})
+        np.testing.assert_allclose(compare.newey_west(x, lag) / len(x), fit.cov_params()[0, 0], rtol=1e-10)
+
+
+def test_diebold_mariano_classical():
+    """Of independent losses with horizon 1 and no lag it is the paired t test; else the corrected formula."""
+    a, b = rng(1).standard_normal((2, 60)) + np.array([[0.3], [0.0]])
+    d = a - b
+    lag = 3  # 4 (60 / 100)^(2/9)
+    plain = d.mean() / np.sqrt(compare.newey_west(d, lag) / 60)
+    test = compare.diebold_mariano(a, b, horizon=1, variance='newey-west')
+    np.testing.assert_allclose(test.statistic, plain * np.sqrt(59 / 60))
+    np.testing.assert_allclose(test.p, 2 * st.t.sf(abs(test.statistic), 59))
+    wide = compare.diebold_mariano(a, b, horizon=7, variance='newey-west')
+    expected = np.sqrt((60 + 1 - 14 + 42 / 60) / 60) * d.mean() / np.sqrt(compare.newey_west(d, 6) / 60)
+    np.testing.assert_allclose(wide.statistic, expected)
+
+
+def test_diebold_mariano_sign_and_symmetry():
+    worse, better = rng(2).standard_normal((2, 300)) + np.array([[1.0], [0.0]])
+    test = compare.diebold_mariano(worse, better, horizon=3)
+    assert test.statistic > 3 and test.p < 1e-3
+    other = compare.diebold_mariano(better, worse, horizon=3)
+    np.testing.assert_allclose((other.statistic, other.p), (-test.statistic, test.p))
+    scaled = compare.diebold_mariano(100 * worse + 7, 100 * better + 7, horizon=3)
+    np.testing.assert_allclose(scaled, test, rtol=1e-6)
+
+
+def test_diebold_mariano_of_independent_losses_is_close_to_the_t_test():
+    a, b = rng(3).standard_normal((2, 4000)) + np.array([[0.04], [0.0]])
+    ours, theirs = compare.diebold_mariano(a, b, horizon=1), st.ttest_rel(a, b)
+    assert abs(ours.statistic / theirs.statistic - 1) < 0.25
+
+
+@pytest.mark.parametrize('n,h', [(116, 21), (500, 21), (100, 5), (300, 1)])
+def test_size_under_overlap(n, h):
+    """Of 1,500 pairs without a difference, at most 8 % are told apart at 5 %."""
+    losses = overlapping(n, h, 1500, seed=n + h)
+    zero = np.zeros(n)
+    p = np.array([compare.diebold_mariano(d, zero, horizon=h).p for d in losses])
+    assert 0.03 < (p < 0.05).mean() < 0.08
+    if h == 21:  # what the classical test does with the same losses
+        classic = np.array([compare.diebold_mariano(d, zero, horizon=h, variance='newey-west').p for d in losses[:500]])
+        assert (classic < 0.05).mean() > 0.09
+
+
+def test_diebold_mariano_edges():
+    x = rng(4).standard_normal(50)
+    assert compare.diebold_mariano(x, x, horizon=2) == (0, 1)
+    assert compare.diebold_mariano(x + 1, x + 0, horizon=2).p < 1e-6
+    assert np.isnan(compare.diebold_mariano(x, -x, horizon=30)).all()
+    for bad in (dict(horizon=0), dict(horizon=1, variance='iid')):
+        with pytest.raises(InputError):
+            compare.diebold_mariano(x, -x, **bad)
+    with pytest.raises(InputError, match='shapes'):
+        compare.diebold_mariano(x, x[1:], horizon=1)
+    with pytest.raises(InputError, match='row 7'):
+        compare.diebold_mariano(x, np.where(np.arange(50) == 7, np.nan, 0), horizon=1)
+
+
+@pytest.mark.parametrize('n,h', [(116, 21), (500, 21), (250, 1)])
+def test_coverage_of_the_bootstrap(n, h):
+    """95 % intervals of the mean hold the true one at least 91 % of the time, with blocks of twice the overlap."""
+    hits = 0
+    for i, d in enumerate(overlapping(n, h, 400, seed=n)):
+        low, high = compare.block_bootstrap(d, block=2 * h if h > 1 else 1, draws=400, seed=i)
+        hits += low <= 0 <= high
+    assert 0.91 <= hits / 400 <= 0.995
+
+
+def test_bootstrap_of_independent_values_is_the_t_interval():
+    x = rng(5).standard_normal(400)
+    ours = compare.block_bootstrap(x, block=1, draws=20_000, seed=0)
+    theirs = st.t.interval(0.95, 399, x.mean(), st.sem(x))
+    np.testing.assert_allclose(ours, theirs, atol=0.005)
+
+
+def test_bootstrap_columns_and_statistics():
+    x = overlapping(300, 5, 2, seed=6).T + 3
+    both = compare.block_bootstrap(x, block=10, draws=500, seed=1)
+    assert both.low.shape == (2,) and (both.low < x.mean(0)).all() and (x.mean(0) < both.high).all()
+    np.testing.assert_array_equal(compare.block_bootstrap(x, block=10, draws=500, seed=1), both)
+    assert (compare.block_bootstrap(x, block=10, draws=500, seed=2).low != both.low).all()
+    losses = np.stack([0.8 * x[:, 0], x[:, 0]], 1)  # a fifth better in every row: the ratio has no spread
+    skill = compare.block_bootstrap(losses, block=10, draws=200, seed=1, statistic=compare.relative_skill)
+    np.testing.assert_allclose(skill, (0.2, 0.2), rtol=1e-9)
+
+
+def test_bootstrap_resamples_whole_blocks():
+    """Means of resamples of a repeating series of the block's length are all equal."""
+    x = np.tile([1.0, 5.0, 9.0], 20)
+    np.testing.assert_allclose(compare.block_bootstrap(x, block=3, draws=100, seed=0), (5, 5))
+    low, high = compare.block_bootstrap(x, block=2, draws=100, seed=0)
+    assert low < 4.9 and high > 5.1
+    assert compare.block_bootstrap(x, block=40, draws=10, seed=0) == (-np.inf, np.inf)
+    for bad in (dict(block=0, draws=1), dict(block=1, draws=0), dict(block=1, draws=1, level=1.0)):
+        with pytest.raises(InputError):
+            compare.block_bootstrap(x, seed=0, **bad)
+
+
+@pytest.mark.parametrize('n,h', [(400, 20), (100, 1), (60, 21)])
+def test_effective_size(n, h):
+    means = overlapping(n, h, 4000, seed=8).mean(1)
+    assert abs(h / means.var() / compare.effective_size(n, h) - 1) < 0.1
+    assert abs(compare.effective_size(100_000, 21) - 100_000 / 21) < 20
+
+
+def test_model_confidence_set():
+    losses = rng(9).standard_normal((400, 3)) + np.array([0.0, 0.02, 1.0])
+    assert compare.model_confidence_set(losses, ('a', 'b', 'c'), block=5, draws=300, seed=0) == ['a', 'b']
+
+
+def calibrated(n: int) -> tuple[Mixture, np.ndarray]:
+    loc, scale = rng(10).normal(size=n), rng(11).uniform(0.5, 2, n)
+    law = Mixture(*(a[:, None].astype(np.float32) for a in (np.ones(n), loc, scale)))
+    return law, loc + scale * rng(12).standard_normal(n)
+
+
+def test_pit_of_a_calibrated_law_is_uniform():
+    law, y = calibrated(3000)
+    assert st.kstest(compare.pit(law, y), 'uniform').pvalue > 0.01
+    assert st.kstest(compare.pit(law, y + 0.2), 'uniform').pvalue < 1e-6
+    mask = np.arange(3000) < 5
+    np.testing.assert_allclose(compare.pit(law, np.where(mask, y, np.nan), mask), compare.pit(law, y)[:5], rtol=1e-6)
+
+
+def test_pit_of_a_discrete_law_is_spread():
+    y = rng(13).integers(0, 3, 3000).astype(float)
+    law = Atoms(np.broadcast_to(np.float32([0, 1, 2]), (3000, 3)), np.ones((3000, 3), np.float32))
+    assert set(np.round(compare.pit(law, y), 4)) == {0.3333, 0.6667, 1.0}
+    assert st.kstest(compare.pit(law, y, seed=0), 'uniform').pvalue > 0.01
+    assert (compare.pit(Point(np.ones(4)), np.zeros(4), seed=0) == 0).all()
+
+
+def test_kupiec_against_the_binomial():
+    hits = rng(14).uniform(size=(400, 3)) < np.array([0.9, 0.8, 1.1])
+    test = compare.kupiec(hits, 0.9)
+    x = hits.sum(0)
+    expected = 2 * (st.binom.logpmf(x, 400, x / 400) - st.binom.logpmf(x, 400, 0.9))
+    np.testing.assert_allclose(test.statistic, expected, rtol=1e-7)
+    np.testing.assert_allclose(test.p, st.chi2.sf(expected, 1), rtol=1e-6)
+    assert test.p[0] > 0.05 > test.p[1] and test.p[2] < 1e-6
+    np.testing.assert_allclose(compare.kupiec(hits[:, 0], 0.9), [test.statistic[0], test.p[0]])
+
+
+def test_sizes_of_the_coverage_tests():
+    hits = rng(15).uniform(size=(500, 2000)) < 0.8
+    for test in (compare.kupiec(hits, 0.8), compare.christoffersen(hits, 0.8)):
+        assert 0.03 < (test.p < 0.05).mean() < 0.07
+
+
+def test_christoffersen_against_a_brute_force_likelihood():
+    hits = rng(16).uniform(size=80) < 0.7
+    pairs = np.zeros((2, 2))
+    for a, b in zip(hits[:-1], hits[1:], strict=True):
+        pairs[int(a), int(b)] += 1
+    rates = pairs / pairs.sum(1, keepdims=True)
+    pooled = pairs.sum(0) / pairs.sum()
+    chain = 2 * (pairs * np.log(rates / pooled)).sum()
+    np.testing.assert_allclose(
+        compare.christoffersen(hits, 0.7).statistic, compare.kupiec(hits, 0.7).statistic + chain, rtol=1e-9
+    )
+    clustered = np.repeat(rng(17).uniform(size=100) < 0.8, 5)
+    assert compare.christoffersen(clustered, 0.8).p < 1e-6
+
+
+def test_reliability():
+    levels = (0.1, 0.5, 0.9)
+    law, y = calibrated(4000)
+    table = compare.reliability(law, y, levels)
+    np.testing.assert_allclose(table['observed'], levels, atol=0.02)
+    assert list(table['n']) == [4000] * 3
+    law = Quantiles((0.25, 0.5), np.float32([[[0, 1]], [[2, 3]]]))  # rows 2, horizons 1
+    table = compare.reliability(law, [[0.5], [9.0]], (0.25, 0.5), mask=[[True], [False]])
+    assert list(table['observed']) == [0, 1] and list(table['n']) == [1, 1]
