@@ -36,7 +36,7 @@ SPLIT = 0.4  # an overnight log return beyond this is a split or a wrong price
 class ComputeRv:
     """How `--job=compute_rv` makes the file of daily realised volatility."""
 
-    root: str = ''  # folder of daily tick files, or a file or folder of bars
+    root: str = ''  # folder of daily tick files, or a file or folder of bars; '' = the folder of the config's ticks
     kind: str = 'ticks'  # 'ticks' or 'bars'
     stream: str = 'stocks'  # schema of the tick files: 'stocks', 'options' or 'index'
     ticker: str = 'SPY'
@@ -51,7 +51,7 @@ class ComputeRv:
     bar_time: str = 'start'  # what a bar's time is: its 'start' or its 'end'
     zone: str = 'America/New_York'  # of times without one
     on_bad_file: str = 'stop'  # 'stop', or 'skip' = say it and go on
-    out: str = ''  # the file that is written; '' = the config's target file
+    out: str = ''  # the file that is written; '' = TICKER_daily_rv.parquet in the workdir
 
 
 class Day(NamedTuple):

@@ -1,5 +1,6 @@
 """The most traded tickers of the days up to the train end: what a ticker filter may know without looking ahead."""
 
+import dataclasses
 import datetime
 import os
 from collections.abc import Sequence
@@ -16,6 +17,15 @@ from fjq.log import say
 from fjq.parallel import Parallel, run
 
 WEIGHTS = ('shares', 'dollars')
+
+
+@dataclasses.dataclass(kw_only=True)
+class TopStocks:
+    """What `--job=top_stocks` picks from the config's ticks."""
+
+    top_n: int = 100  # tickers in the list
+    by: str = 'shares'  # what is summed, 'shares' or 'dollars'
+    out: str = ''  # the file that is written; '' = top_stocks.txt in the workdir
 
 
 class Traded(NamedTuple):

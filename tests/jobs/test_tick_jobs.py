@@ -1,0 +1,99 @@
+"""The jobs that make the ticker list and the file of volatility, on a simulated market."""
+
+import dataclasses
+import datetime
+import os
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fjq.config import Experiment
+from fjq.data.realized import ComputeRv
+from fjq.data.targets import read_targets
+from fjq.data.ticks import TickFiles
+from fjq.data.top_stocks import TopStocks, read_list, top_stocks
+from fjq.data.windows import Split
+from fjq.errors import InputError
+from fjq.jobs import compute_rv
+from fjq.jobs import top_stocks as top_stocks_job
+from fjq.parallel import Parallel
+
+INLINE = Parallel(workers=1)
+TRAIN_END = '2022-02-08'
+
+
+@dataclasses.dataclass(kw_only=True)
+class Data(TickFiles):
+    """The fields of the TCN's data that the two jobs read."""
+
+    split: Split
+    top: TopStocks = dataclasses.field(default_factory=TopStocks)
+    rv: ComputeRv = dataclasses.field(default_factory=ComputeRv)
+
+
+@pytest.fixture(scope='module')
+def trades(tmp_path_factory):
+    from fjq.data.synthetic.market import scaled
+    from fjq.data.synthetic.simulate import simulate
+
+    return simulate(tmp_path_factory.mktemp('market'), scaled('tiny', days=9, what=('stocks',)), INLINE)['stocks']
+
+
+@pytest.fixture
+def config(trades):
+    split = Split(train_end=TRAIN_END, valid_end='2022-02-09', purge_days=1, embargo_days=0)
+    data = Data(root=str(trades), stream='stocks', split=split)
+    return Experiment(name='tcn', task=None, data=data, parallel=INLINE)
+
+
+def test_the_list_is_that_of_the_train_days(config, trades, tmp_path, capsys):
+    config.data.top.top_n = 5
+    top_stocks_job.run(config, tmp_path)
+    expected, files = top_stocks(trades, 5, datetime.date(2022, 2, 8), INLINE)
+    assert read_list(tmp_path / 'top_stocks.txt') == tuple(s.ticker for s in expected)
+    lines = capsys.readouterr().out.splitlines()
+    assert f'{files} files up to the train end 2022-02-08' in lines and files == 6
+    first = expected[0]
+    assert f'1. {first.ticker}: {first.total / 1e3:.2f}k shares, 6 days' in lines
+    assert sum(line[:2] in ('1.', '2.', '3.', '4.', '5.') for line in lines) == 5
+
+
+def test_a_moment_inside_a_day_leaves_the_day_out():
+    assert top_stocks_job.last_whole_day('2022-02-08') == datetime.date(2022, 2, 8)
+    assert top_stocks_job.last_whole_day('2022-02-08T12:00') == datetime.date(2022, 2, 7)
+    with pytest.raises(InputError, match="'soon' is no date"):
+        top_stocks_job.last_whole_day('soon')
+
+
+@pytest.mark.parametrize(
+    ('amount', 'text'), [(12.0, '12.00'), (1234.0, '1.23k'), (5e8, '500.00M'), (2.5e9, '2.50B'), (4e12, '4.00T')]
+)
+def test_amounts_are_short(amount, text):
+    assert top_stocks_job._short(amount) == text
+
+
+def test_the_file_of_volatility_is_read_back(config, tmp_path, capsys):
+    compute_rv.run(config, tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.name == 'spy_daily_rv.parquet'
+    assert pq.read_table(path).num_rows == 9
+    targets = read_targets(path, (5,))
+    assert targets.valid.sum() > 3 and (targets.daily_rv < 2).all()
+    out = capsys.readouterr().out
+    assert '9 days from 2022-02-01 to 2022-02-11, variance' in out
+    assert f'rv_5d_forward: {targets.valid.sum()} labels' in out
+
+
+def test_an_own_folder_and_file_are_used(config, trades, tmp_path):
+    config.data.root, config.data.stream = str(tmp_path / 'elsewhere'), 'index'
+    config.data.rv = ComputeRv(root=str(trades), measure='two_scale', out=str(tmp_path / 'deep' / 'rv.parquet'))
+    compute_rv.run(config, tmp_path / 'run')
+    assert os.listdir(tmp_path) == ['deep']
+    assert np.isfinite(pq.read_table(tmp_path / 'deep' / 'rv.parquet')['daily_rv'].to_numpy()).all()
+
+
+@pytest.mark.parametrize('job', [top_stocks_job, compute_rv])
+def test_a_config_of_another_family_is_refused(job, tmp_path):
+    with pytest.raises(InputError, match='Use a config of the TCN'):
+        job.run(Experiment(name='other', task=None, data=None, parallel=INLINE), tmp_path)
