@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fjq.data import conditions, frames, newyork, source, ticks
+from fjq.data.frames import Frames, frame_day
 from fjq.data.source import DayFile, list_days
 from fjq.data.ticks import REASONS, TickFiles, Ticks, check_files, read_day, read_tickers
 from fjq.errors import InputError
@@ -209,6 +210,17 @@ def last_prices(ticks: Ticks, names: Sequence[str] = CLOSES) -> dict[str, float]
     return found
 
 
+def frame_ticks(content: Ticks, framing: Framing, tickers: tuple[str, ...] | None) -> Frames:
+    """The frames of a day; `tickers` is the list that places refer to."""
+    return frame_day(
+        content,
+        features=framing.features,
+        frame=framing.frame,
+        chunk_len=framing.chunk_len,
+        vocabulary=tickers if framing.tickers else None,
+    )
+
+
 def _build_day(
     day: DayFile, files: TickFiles, tickers: tuple[str, ...] | None, framing: Framing, folder: Path
 ) -> InputError | None:
@@ -218,13 +230,7 @@ def _build_day(
         content, report = read_day(day, files, tickers)
     except InputError as e:
         return e
-    made = frames.frame_day(
-        content,
-        features=framing.features,
-        frame=framing.frame,
-        chunk_len=framing.chunk_len,
-        vocabulary=tickers if framing.tickers else None,
-    )
+    made = frame_ticks(content, framing, tickers)
     arrays = {n: a for n, a in made._asdict().items() if a is not None}
     building = folder / f'{_BUILDING}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}'
     building.mkdir()

@@ -56,24 +56,25 @@ class Labels(NamedTuple):
     row: np.ndarray
 
 
-def cut_days(counts: Sequence[np.ndarray], max_chunks: int, max_frames: int) -> Fragments:
+def cut_days(counts: Sequence[np.ndarray], max_chunks: int, max_frames: int, dates: Sequence) -> Fragments:
     """Cuts each day into as few runs of frames as the limits allow, of nearly equal size.
 
     Args:
       counts: for each day, the chunks of each frame [T].
+      dates: of the days, for the message.
 
     Raises:
-      InputError: a frame with more than `max_chunks` chunks; `row` is its number within the day.
+      InputError: a frame with more than `max_chunks` chunks. A frame is never cut, thinned or left out: a row would
+        then not hold what its label is about.
     """
     parts = []
     for day, count in enumerate(counts):
         if len(count) and count.max() > max_chunks:
-            frame = int(np.argmax(count > max_chunks))
+            most = max(int(c.max(initial=0)) for c in counts)
             raise InputError(
-                f'a frame has {count[frame]:,} chunks, a row holds {max_chunks:,}',
+                f'frame {int(np.argmax(count))} of {dates[day]} has {count.max():,} chunks, a row holds {max_chunks:,}',
                 column='chunk_buckets',
-                row=frame,
-                remedy=f'make the last bucket {int(count.max()):,}, shorten the frame, or read fewer tickers',
+                remedy=f'make the last bucket {most:,} or more, shorten the frame, or read fewer tickers',
             )
         ends = np.concatenate([[0], np.cumsum(count, dtype=np.int64)])
         bounds = _cut(ends, max_chunks, max_frames)
@@ -110,10 +111,11 @@ def _fill(ends: np.ndarray, max_chunks: int, max_frames: int) -> np.ndarray | No
     return np.array(bounds)
 
 
-class Shuffled(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Shuffled:
     """An endless order: every epoch is a permutation of its own, and batches run on across its end."""
 
-    count: int
+    fragments: np.ndarray
     rows: int
     seed: int
 
@@ -121,16 +123,17 @@ class Shuffled(NamedTuple):
         return STEPS
 
     def __call__(self, step: int) -> np.ndarray:
-        place = np.arange(step * self.rows, (step + 1) * self.rows)
-        epoch, index = place // self.count, place % self.count
+        count = len(self.fragments)
+        epoch, place = np.divmod(np.arange(step * self.rows, (step + 1) * self.rows), count)
         out = np.empty(self.rows, np.int64)
-        for e in np.unique(epoch):
+        for e in range(epoch[0], epoch[-1] + 1):
             here = epoch == e
-            out[here] = _permutation(self.seed, int(e), self.count)[index[here]]
-        return out
+            out[here] = _permutation(self.seed, e, count)[place[here]]
+        return self.fragments[out]
 
 
-class InOrder(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class InOrder:
     """Every fragment once, in order; the last batch is filled up with -1."""
 
     fragments: np.ndarray
@@ -180,8 +183,8 @@ class BatchSource:
                 remedy='make it a multiple',
             )
         real = whole[whole >= 0]  # shapes come from the whole batch, so that all processes agree
-        K = _bucket(self.chunk_buckets, self.fragments.chunks[real].max(initial=0))
-        T = _bucket(self.frame_buckets, self.fragments.frames[real].max(initial=0))
+        K = pick_bucket(self.chunk_buckets, self.fragments.chunks[real].max(initial=0))
+        T = pick_bucket(self.frame_buckets, self.fragments.frames[real].max(initial=0))
         size = len(whole) // self.shard.count
         return self._assemble(whole[self.shard.index * size : (self.shard.index + 1) * size], K, T)
 
@@ -221,5 +224,6 @@ class BatchSource:
         return batch if tickers is None else {**batch, 'tickers': tickers}
 
 
-def _bucket(buckets: tuple[int, ...], size: int) -> int:
+def pick_bucket(buckets: tuple[int, ...], size: int) -> int:
+    """The smallest bucket that holds `size`."""
     return next(b for b in buckets if b >= size)
