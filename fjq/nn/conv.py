@@ -88,3 +88,16 @@ class Conv1d(nnx.Module):
         """[B, L, C] -> [B, L, F] in the compute dtype."""
         x = x_BxLxC.astype(self.dtype)
         return dilated_conv(x, self.kernel[...], self.bias[...], dilation=self.dilation, causal=self.causal)
+
+
+class DepthwiseConv1d(nnx.Module):
+    """`depthwise_conv` with kernel [W, 1, C] (`torch.nn.Conv1d.weight` is [C, 1, W]) and bias, drawn as in PyTorch."""
+
+    def __init__(self, features: int, width: int, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(torch_uniform(rngs.params(), (width, 1, features), width))
+        self.bias = nnx.Param(torch_uniform(rngs.params(), (features,), width))
+        self.dtype = dtype
+
+    def __call__(self, x_BxLxC):
+        """[B, L, C] -> [B, L, C] in the compute dtype."""
+        return depthwise_conv(x_BxLxC.astype(self.dtype), self.kernel[:, 0], self.bias[...])
