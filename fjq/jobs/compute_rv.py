@@ -9,6 +9,7 @@ from fjq.config import Experiment
 from fjq.data.realized import ComputeRv, compute_rv, write_table
 from fjq.errors import InputError
 from fjq.log import say
+from fjq.run import cache_folder
 
 
 def run(config: Experiment, workdir: Path) -> None:
@@ -19,7 +20,8 @@ def run(config: Experiment, workdir: Path) -> None:
             f'{config.name} has no volatility to measure', column='data.rv', remedy='use a config of the TCN'
         )
     if not options.root:
-        options = dataclasses.replace(options, root=config.data.root, stream=config.data.stream)
+        data = config.data.locate(cache_folder(config, workdir), config.parallel)
+        options = dataclasses.replace(options, root=data.root, stream=data.stream)
     path = Path(options.out) if options.out else workdir / f'{options.ticker.lower()}_daily_rv.parquet'
     table = compute_rv(options, config.parallel)
     write_table(table, path)

@@ -9,6 +9,7 @@ from fjq.config import Experiment
 from fjq.data.top_stocks import TopStocks, top_stocks, write_list
 from fjq.errors import InputError
 from fjq.log import say
+from fjq.run import cache_folder
 
 SHOWN = 10
 UNITS = ((1e12, 'T'), (1e9, 'B'), (1e6, 'M'), (1e3, 'k'))
@@ -19,9 +20,10 @@ def run(config: Experiment, workdir: Path) -> None:
     options = getattr(config.data, 'top', None)
     if not isinstance(options, TopStocks):
         raise InputError(f'{config.name} has no trades to count', column='data.top', remedy='use a config of the TCN')
+    data = config.data.locate(cache_folder(config, workdir), config.parallel)
     until = last_whole_day(config.data.split.train_end)
     stocks, files = top_stocks(
-        config.data.root,
+        data.root,
         options.top_n,
         until,
         config.parallel,

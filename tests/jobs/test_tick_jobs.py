@@ -1,6 +1,5 @@
 """The jobs that make the ticker list and the file of volatility, on a simulated market."""
 
-import dataclasses
 import datetime
 import os
 
@@ -11,8 +10,8 @@ import pytest
 from fjq.config import Experiment
 from fjq.data.realized import ComputeRv
 from fjq.data.targets import read_targets
-from fjq.data.ticks import TickFiles
-from fjq.data.top_stocks import TopStocks, read_list, top_stocks
+from fjq.data.tcn import TcnData
+from fjq.data.top_stocks import read_list, top_stocks
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.jobs import compute_rv
@@ -21,15 +20,6 @@ from fjq.parallel import Parallel
 
 INLINE = Parallel(workers=1)
 TRAIN_END = '2022-02-08'
-
-
-@dataclasses.dataclass(kw_only=True)
-class Data(TickFiles):
-    """The fields of the TCN's data that the two jobs read."""
-
-    split: Split
-    top: TopStocks = dataclasses.field(default_factory=TopStocks)
-    rv: ComputeRv = dataclasses.field(default_factory=ComputeRv)
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +33,7 @@ def trades(tmp_path_factory):
 @pytest.fixture
 def config(trades):
     split = Split(train_end=TRAIN_END, valid_end='2022-02-09', purge_days=1, embargo_days=0)
-    data = Data(root=str(trades), stream='stocks', split=split)
+    data = TcnData(root=str(trades), stream='stocks', split=split)
     return Experiment(name='tcn', task=None, data=data, parallel=INLINE)
 
 
