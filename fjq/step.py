@@ -90,7 +90,7 @@ def make_train_step(
         loss, grads = gradient(params, extra, batch, key)
         scale = 1.0 / jnp.maximum(loss.weight, 1e-30)
         grads = jax.tree.map(lambda g: g * scale, grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         ok = jnp.isfinite(loss.total) & jnp.isfinite(norm) & (loss.weight > 0)
         updates, opt = optimizer.update(grads, state['opt'], params)
         new_params = optax.apply_updates(params, updates)
