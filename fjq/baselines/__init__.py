@@ -1,0 +1,45 @@
+"""What every model must beat. All baselines are called alike:
+
+    law = baseline.forecast(history, rows, labels)
+
+`history`: what was known when, sorted by time: `time` [M] and columns [M] such as `daily_rv`, `close`, `vix`, NaN
+where a moment has no value; `id` [M] where it holds several series. A value stamped `time` is known from then on;
+a date means the end of that day.
+
+`rows`: the forecasts that are asked for: `time` [N], `id` [N] with several series, and the fields of `labels`.
+
+`labels`: the rows that may be fitted, as `Dataset.rows` gives them: `time` [K], `target` [K, H], `valid` [K, H],
+`label_end` [K, H], `id` [K]; with `train` [K] bool where some of them are later than the training span.
+
+The answer is a `Point` or `Quantiles` with leading axes [N, H], in units of the target and NaN where too little was
+known to forecast; no forecast reads anything that was not known at its row's time. How labels are fitted:
+
+    fit='train'      once, on `labels` (those with `train` True)
+    fit='expanding'  anew at every row, on the labels of `labels` and `rows` that had ended `embargo` days (bars, where
+                     times are integers) before it
+
+A baseline whose column, labels or package is absent raises `Unavailable`; reports list it with the reason.
+A volatility is the square root of a sum of squared steps: targets of the volatility baselines are volatilities.
+"""
+
+from fjq.baselines.constant import Constant
+from fjq.baselines.ewma import Ewma
+from fjq.baselines.garch import Garch
+from fjq.baselines.har import Har
+from fjq.baselines.persistence import LastValue, Persistence
+from fjq.baselines.quantiles import EmpiricalQuantiles
+from fjq.baselines.series import Baseline, Unavailable
+from fjq.baselines.vix import Vix
+
+__all__ = [
+    'Baseline',
+    'Constant',
+    'EmpiricalQuantiles',
+    'Ewma',
+    'Garch',
+    'Har',
+    'LastValue',
+    'Persistence',
+    'Unavailable',
+    'Vix',
+]
