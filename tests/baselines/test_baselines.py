@@ -1,4 +1,4 @@
-"""Every baseline: nothing of the future, the right number against a brute-force or library reference, honest refusals."""
+"""Every baseline: nothing of the future, the number of a brute-force or library reference, honest refusals."""
 
 import dataclasses
 
@@ -98,10 +98,9 @@ def test_the_future_changes_no_bit(baseline, market, now):
     before = leaf(baseline.forecast(history, asked, labels))
     rng = np.random.Generator(np.random.Philox(now))
     moment = history['time'][now]
-    changed = {
-        k: v if k == 'time' else np.where(history['time'] > moment, v * rng.uniform(0.2, 5, M), v)
-        for k, v in history.items()
-    }
+    later = history['time'] > moment
+    changed = {k: np.where(later, v * rng.uniform(0.2, 5, M), v) for k, v in history.items() if k != 'time'}
+    changed['time'] = history['time']
     unknown = ~(asked['label_end'] <= moment)
     noise = rng.uniform(0.2, 5, unknown.shape)
     other = asked | {'target': np.where(unknown & asked['valid'], asked['target'] * noise, asked['target'])}
@@ -163,12 +162,11 @@ def test_rolling_quantiles(market):
     exact = EmpiricalQuantiles(fit='expanding', window=50, levels=(0.25, 0.5)).forecast(history, asked, rows)
     ended = np.flatnonzero(rows['label_end'][:, 1] <= asked['time'][40])
     np.testing.assert_allclose(exact.values[40, 1], np.quantile(rows['target'][ended[-50:], 1], (0.25, 0.5)))
-    strided = EmpiricalQuantiles(fit='expanding', window=50, levels=(0.25, 0.5), stride=9).forecast(
-        history, asked, rows
-    )
+    coarse = EmpiricalQuantiles(fit='expanding', window=50, levels=(0.25, 0.5), stride=9)
+    strided = coarse.forecast(history, asked, rows)
     assert len(np.unique(strided.values[:, 1, 0])) < len(np.unique(exact.values[:, 1, 0])) / 4
-    ages = [np.flatnonzero((exact.values[:, 1] == v).all(-1)).min() for v in strided.values[20:120, 1]]
-    assert all(0 <= n - age < 9 for n, age in zip(range(20, 120), ages, strict=True))
+    for n in range(20, 120):  # never older than the stride
+        assert (exact.values[n - 8 : n + 1, 1] == strided.values[n, 1]).all(-1).any()
 
 
 def test_filtered_quantiles_follow_volatility(market):
