@@ -21,6 +21,7 @@ from interop.files import read_npz, read_state
 
 _PARTS = ('frame_encoder', 'chunked_encoder', 'rv_head')
 _SHALLOW, _DEEP = 1e-5, 1e-4  # after few layers; after the whole stack or its backward pass
+_FLAT = 1e-8  # a gradient below it is compared as it is, not relative to its own size
 
 
 def check(stem: str | Path) -> list[Check]:
@@ -51,7 +52,7 @@ def check(stem: str | Path) -> list[Check]:
     named = model_state_dict(gradients) | chunked_encoder_state_dict(gradients) | rv_head_state_dict(gradients)
     for name, expected in golden.items():
         if name.startswith('grad.'):
-            checks.append(_compare_gradient(name, named[name.removeprefix('grad.')], expected))
+            checks.append(compare(name, named[name.removeprefix('grad.')], expected, _DEEP, floor=_FLAT))
     return checks
 
 
@@ -113,12 +114,3 @@ def batch_of_samples(golden: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     if 'ticker_ids' in golden:
         batch['tickers'] = rows(golden['ticker_ids'].astype(np.int32))
     return batch
-
-
-def _compare_gradient(name: str, ours: np.ndarray, golden: np.ndarray) -> Check:
-    """`max_rel` is relative to the largest golden gradient of the tensor, which is far below 1."""
-    scale = float(np.abs(golden).max(initial=0))
-    if not scale > 0:
-        return compare(name, ours, golden, _DEEP)
-    relative = compare(name, ours / scale, golden / scale, _DEEP)
-    return relative._replace(max_abs=relative.max_abs * scale)
