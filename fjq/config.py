@@ -5,6 +5,7 @@ Every field can be set on the command line by its path: `--config.optim.learning
 
 import dataclasses
 import difflib
+import importlib
 import json
 import typing
 from typing import Any
@@ -63,7 +64,8 @@ class Evaluate:
     baselines: tuple[Any, ...] = ()  # dataclasses of fjq.baselines
     levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
     loss: str = 'qlike'  # the loss whose difference is tested
-    block: int = 21  # rows in a bootstrap block: at least the overlap of the targets
+    overlap: int = 1  # rows that one target spans
+    block: int = 2  # rows in a bootstrap block: about twice the overlap
     draws: int = 2000  # bootstrap draws
 
 
@@ -102,7 +104,7 @@ def from_dict(value: Any) -> Any:
     """The inverse of `to_dict`. Only dataclasses of this package are made, by their dotted type.
 
     Raises:
-      InputError: a type from elsewhere, or a field that the type does not have.
+      InputError: a type from elsewhere, a field that the type does not have, or one that is absent.
     """
     if isinstance(value, list):
         return tuple(from_dict(v) for v in value)
@@ -111,15 +113,19 @@ def from_dict(value: Any) -> Any:
     module, _, name = str(value.get('type', '')).rpartition('.')
     if not module.startswith('fjq.'):
         raise InputError(f'the config names the type {value.get("type")!r}, which is not of fjq')
-    import importlib
-
-    kind = getattr(importlib.import_module(module), name, None)
-    if not dataclasses.is_dataclass(kind):
+    try:
+        kind = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        kind = None
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise InputError(f'the config names the type {module}.{name}, which is no config dataclass')
     known = {f.name for f in dataclasses.fields(kind)}
     fields = {k: from_dict(v) for k, v in value.items() if k != 'type'}
     if extra := sorted(set(fields) - known):
         raise InputError(f'{name} has no field {extra[0]!r}', remedy=nearest(extra[0], known))
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    if absent := sorted(set(needed) - set(fields)):
+        raise InputError(f'{name} lacks the field {absent[0]!r}')
     return kind(**fields)
 
 

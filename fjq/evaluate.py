@@ -27,6 +27,7 @@ from fjq.trained import Trained, forecast_table, predict_rows
 
 FLOOR = 1e-3  # below it QLIKE counts a forecast as this much
 PIT_BINS = 10
+LEAST_ANSWERED = 0.9  # a baseline that forecasts less of the targets is left out, not the targets
 LEVELS_OF_COVERAGE = (0.5, 0.8, 0.9)
 
 # name -> (target, law, mask, axis) -> (sum, weight). The first ones are losses: smaller is better.
@@ -70,8 +71,12 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
     for baseline in settings.baselines:
         try:
             f, e = (baseline.forecast(dataset.history(), r, dataset.rows('train')) for r in (rows, earlier_rows))
-        except Unavailable as e:
-            missing[baseline.name] = str(e)
+        except Unavailable as reason:
+            missing[baseline.name] = str(reason)
+            continue
+        answered = (np.isfinite(np.asarray(f.mean())) & rows['valid']).sum() / max(rows['valid'].sum(), 1)
+        if answered < LEAST_ANSWERED:
+            missing[baseline.name] = f'it forecasts only {answered:.0%} of the targets'
             continue
         judged.append(Judged(baseline.name, f, dress_with_errors(f, e, earlier_rows)))
     mask = _common_mask(judged, rows)
@@ -83,7 +88,7 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
         'last': str(rows['time'][-1]),
         'horizons': [str(h) for h in rows['horizon']],
         'rows': mask.sum(0).tolist(),
-        'independent': [compare.effective_size(int(n), settings.block) for n in mask.sum(0)],
+        'independent': [compare.effective_size(int(n), settings.overlap) for n in mask.sum(0)],
         'scores': {j.name: score(j, rows, mask, dataset.rows('train')) for j in judged},
         'unavailable': missing,
         'loss': settings.loss,
@@ -131,7 +136,10 @@ def difference(
     for h in range(mask.shape[1]):
         ours, theirs = (e[mask[:, h], h] for e in entries)
         low, high = compare.block_bootstrap(theirs - ours, block=settings.block, draws=settings.draws, seed=0)
-        test = compare.diebold_mariano(theirs, ours, horizon=settings.block)
+        test, classical = (
+            compare.diebold_mariano(theirs, ours, horizon=settings.overlap, variance=v)
+            for v in ('cosine', 'newey-west')
+        )
         verdict = 'better' if low > 0 else 'worse' if high < 0 else 'not told apart'
         out.append(
             {
@@ -140,6 +148,7 @@ def difference(
                 'high': high,
                 'dm': test.statistic,
                 'p': test.p,
+                'p_newey_west': classical.p,
                 'model': verdict,
             }
         )

@@ -17,6 +17,12 @@ from fjq.evaluate import conclude
 
 SHOWN = ('qlike', 'huber_log1p', 'mae', 'rmse', 'r2', 'spearman', 'crps', 'coverage_50', 'coverage_80', 'coverage_90')
 
+_DIFFERENCES = (
+    '{loss} of each baseline minus that of the model; above 0 the model is better. Intervals: 95 %, block bootstrap. '
+    'p: Diebold-Mariano with the equal-weighted cosine variance, which holds its size when targets overlap; '
+    'p (NW): with Newey-West, which then rejects too often.'
+)
+
 
 class Heading(NamedTuple):
     text: str
@@ -93,14 +99,11 @@ def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Bloc
             yield Text(f'Not available: {lines}.')
         differences = {name: d[h] for name, d in findings['differences'].items()}
         if differences:
-            yield Text(
-                f'{findings["loss"]} of each baseline minus that of the model; above 0 the model is better. Intervals: '
-                f'95 %, block bootstrap. p: Diebold-Mariano with a Newey-West variance.'
-            )
+            yield Text(_DIFFERENCES.format(loss=findings['loss']))
             yield Table(
-                ('baseline', 'difference', 'low', 'high', 'p', 'the model is'),
+                ('baseline', 'difference', 'low', 'high', 'p', 'p (NW)', 'the model is'),
                 [
-                    (n, f'{d["mean"]:.4f}', f'{d["low"]:.4f}', f'{d["high"]:.4f}', f'{d["p"]:.3f}', d['model'])
+                    (n, *(f'{d[k]:.4f}' for k in ('mean', 'low', 'high', 'p', 'p_newey_west')), d['model'])
                     for n, d in differences.items()
                 ],
             )

@@ -25,10 +25,11 @@ class Trained:
     Attributes:
       config: the experiment it was trained by.
       params, extra: nested dicts of arrays.
+      step: updates of the checkpoint, None where it was read from a saved folder.
     """
 
-    def __init__(self, config: Experiment, params: dict[str, Any], extra: dict[str, Any]):
-        self.config, self.task = config, config.task.build()
+    def __init__(self, config: Experiment, params: dict[str, Any], extra: dict[str, Any], step: int | None = None):
+        self.config, self.task, self.step = config, config.task.build(), step
         self.params, self.extra = jax.device_put((params, extra))
         self._predict = jax.jit(self.task.predict)
         self._embed = jax.jit(self.task.embed) if hasattr(self.task, 'embed') else None
@@ -44,7 +45,7 @@ class Trained:
         if not (path / WEIGHTS).is_file():
             config = read_config(path)
             weights = read_params(path)
-            return cls(config, weights.params, weights.extra)
+            return cls(config, weights.params, weights.extra, weights.step)
         from safetensors.numpy import load_file
 
         config = from_json((path / CONFIG).read_text())

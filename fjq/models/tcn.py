@@ -143,7 +143,7 @@ class Model(nnx.Module):
 
     def encode_chunks(self, chunks_NxLxF, weights_N, tickers_NxL=None, key=None):
         """[N, L, F] -> [N, C]."""
-        size, count = self.remat_chunks, len(weights_N)
+        size, count = self.remat_chunks, weights_N.shape[0]
         if not size or count <= size:
             return self._encode(key, (chunks_NxLxF, weights_N, tickers_NxL))
         # Chunks do not see each other, so slices of them bound the memory; a checkpoint a block would not on a CPU,

@@ -1,0 +1,103 @@
+"""The variants that the configs of the three streams share: devices, sizes, and data of other lengths."""
+
+import dataclasses
+
+from fjq.baselines import Constant, Ewma, Garch, Har, Persistence, Vix
+from fjq.config import Experiment, nearest
+from fjq.data.profiles import PROFILES, size_batch
+from fjq.data.simulated import SimulatedTcnData
+from fjq.data.synthetic.market import scaled
+from fjq.data.tcn import TcnData
+from fjq.data.windows import Split
+from fjq.errors import InputError
+
+DEVICE = 'rtx5080'  # where no variant names one
+BASELINES = (
+    Constant(),
+    Persistence(),
+    Ewma(column='daily_rv', kind='volatility'),
+    Har(name='har', log=False),
+    Har(name='log-har'),
+    Har(name='log-har refitted', fit='expanding'),
+    Garch(column='spx', kind='price'),
+    Vix(),
+    Har(name='log-har + vix', extra=('vix',)),
+)
+
+
+def apply_variants(config: Experiment, variant: str) -> Experiment:
+    """Applies comma-separated variants, the device first.
+
+    A device of fjq.data.profiles (`h100`, `cpu`, ...) sets the batch, the micro-batches and the precision.
+    `compat512` gives frame vectors of 512 as the original's code, `seven` stops at dilation 64, `simulated` and
+    `tiny` need no data, `sample` fits the two months of index data that are public.
+
+    Raises:
+      InputError: an unknown variant.
+    """
+    names = [n for n in variant.split(',') if n]
+    for name in names:
+        if name not in PROFILES and name not in _VARIANTS:
+            raise InputError(f'there is no variant {name!r}', remedy=nearest(name, [*PROFILES, *_VARIANTS]))
+    _fit_device(config, next((n for n in names if n in PROFILES), DEVICE))
+    for name in names:
+        if name in _VARIANTS:
+            _VARIANTS[name](config)
+    config.task.horizons = len(config.data.horizons)
+    return config
+
+
+def _fit_device(config: Experiment, device: str) -> None:
+    size = size_batch(device, config.data.stream, config.data.chunk_buckets[-1])
+    config.data.batch_rows, config.train.micro_batches = size.rows, size.micro_batches
+    config.task.dtype = 'float32' if device == 'cpu' else 'bfloat16'
+    if PROFILES[device].filter_stocks and config.data.stream == 'stocks':
+        config.data.tickers = f'runs/{config.name}/top_stocks.txt'  # where --job=top_stocks writes it
+
+
+def _compat512(config: Experiment) -> None:
+    config.task.d_model = 512
+
+
+def _seven(config: Experiment) -> None:
+    config.task.layers = 7
+
+
+def _simulated(config: Experiment) -> None:
+    """Three hundred sessions: train, 30 days' gap, valid, gap, test. A frame is ten minutes."""
+    _simulate(config, days=420, scale='tiny', train_end='2023-01-31', valid_end='2023-05-15')
+    config.task.hidden, config.task.d_model, config.task.head_hidden = 32, 32, 64
+    config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 20
+    config.train.steps, config.train.eval_every, config.train.save_every = 300, 50, 50
+
+
+def _tiny(config: Experiment) -> None:
+    """Seconds on two cores: one horizon of five days, 85 sessions."""
+    _simulate(config, days=85, scale='tiny', train_end='2022-03-25', valid_end='2022-04-22')
+    config.data.horizons, config.data.split.purge_days = (5,), 5
+    config.data.batch_rows, config.data.chunk_buckets, config.data.frame_buckets = 8, (20,), (20,)
+    config.task.hidden, config.task.d_model, config.task.head_hidden = 8, 8, 8
+    config.optim.learning_rate, config.optim.warmup_steps = 1e-2, 2
+    config.train.steps, config.train.eval_every, config.train.save_every, config.train.log_every = 12, 6, 3, 1
+    config.evaluate.overlap, config.evaluate.block, config.evaluate.draws = 4, 8, 200
+
+
+def _sample(config: Experiment) -> None:
+    """February and March 2022: five days ahead, since 30-day labels leave nothing to purge between the parts."""
+    config.data.horizons = (5,)
+    config.data.split = Split(train_end='2022-02-28', valid_end='2022-03-14', purge_days=5, embargo_days=0)
+    config.evaluate.overlap, config.evaluate.block = 4, 8
+
+
+def _simulate(config: Experiment, *, days: int, scale: str, train_end: str, valid_end: str) -> None:
+    stream = config.data.stream
+    fields = {f.name: getattr(config.data, f.name) for f in dataclasses.fields(TcnData)}
+    config.data = SimulatedTcnData(**fields, market=scaled(scale, days=days, what=(stream, 'rv')))
+    config.data.tickers, config.data.frame, config.data.batch_rows = '', '600s', 32
+    config.data.chunk_buckets, config.data.frame_buckets = (10, 20, 64), (10, 20, 64)
+    config.data.split = Split(train_end=train_end, valid_end=valid_end, purge_days=30, embargo_days=0)
+    config.train.micro_batches, config.task.dtype = 1, 'float32'
+    config.task.dropout = config.task.head_dropout = 0.0
+
+
+_VARIANTS = {'compat512': _compat512, 'seven': _seven, 'simulated': _simulated, 'tiny': _tiny, 'sample': _sample}
