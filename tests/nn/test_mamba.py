@@ -16,12 +16,12 @@ def _random(*shape, seed=0):
 
 
 def test_initial_steps_are_log_uniform():
-    block = MambaBlock(2000, states=3, rngs=nnx.Rngs(0))
+    block = MambaBlock(500, states=3, rngs=nnx.Rngs(0))
     step = np.log(np.logaddexp(np.asarray(block.dt_proj.bias[...], np.float64), 0))
     assert stats.kstest(step, stats.uniform(np.log(1e-3), np.log(1e2)).cdf).pvalue > 1e-3
-    np.testing.assert_allclose(np.exp(block.A_log[...]), np.tile([1.0, 2.0, 3.0], (4000, 1)), rtol=1e-6)
+    np.testing.assert_allclose(np.exp(block.A_log[...]), np.tile([1.0, 2.0, 3.0], (1000, 1)), rtol=1e-6)
     bound = 1 / np.sqrt(block.rank)
-    assert 0.99 * bound < np.abs(block.dt_proj.kernel[...]).max() <= bound
+    assert 0.98 * bound < np.abs(block.dt_proj.kernel[...]).max() <= bound
 
 
 def test_sizes_of_the_denoiser():
