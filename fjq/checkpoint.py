@@ -25,6 +25,7 @@ from fjq import seal
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.mesh import from_first, wait_for_all
+from fjq.paths import flatten
 
 _DISK_FAULTS = tuple(
     os.strerror(n)
@@ -106,16 +107,12 @@ class Checkpoints:
         self._manager.reload()
         if step < 0:
             return None
-        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
-        try:
-            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))).state
-        except ValueError as e:
-            raise InputError(
-                'the checkpoint holds another model than the config describes ' + _first_line(e),
-                file=self.folder / str(step),
-                remedy='use the config it was trained with, or --fresh to start over',
-            ) from e
-        return step, state, facts
+        _check_model(self.folder / str(step), like)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(like), facts=ocp.args.JsonRestore()),
+        )
+        return step, restored.state, restored.facts
 
     def wait(self) -> None:
         """Returns when everything saved so far is sealed.
@@ -193,6 +190,23 @@ def read_params(workdir: Path, step: int | None = None) -> Weights:
     raise InputError('there is no whole checkpoint here', file=folder, remedy='train first, or choose another step')
 
 
+def _check_model(path: Path, like: Any) -> None:
+    """Compares names, shapes and dtypes before anything is read; Orbax would cast another dtype in silence."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        leaves = jax.tree.leaves(reader.metadata(path / 'state').item_metadata.tree)
+    stored = {leaf.name: f'{leaf.dtype}{list(leaf.shape)}' for leaf in leaves}
+    wanted = {name.replace('/', '.'): f'{leaf.dtype}{list(leaf.shape)}' for name, leaf in flatten(like).items()}
+    different = [name for name in {**wanted, **stored} if stored.get(name) != wanted.get(name)]
+    if different:
+        name = min(different, key=lambda n: not n.startswith('params.'))
+        raise InputError(
+            f'the checkpoint holds another model than the config describes '
+            f'({name!r} is {stored.get(name, "absent")} in it and {wanted.get(name, "absent")} in the model)',
+            file=path,
+            remedy='use the config it was trained with, or --fresh to start over',
+        )
+
+
 def _read_numpy(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         leaves = reader.metadata(path / 'state').item_metadata.tree
@@ -220,10 +234,6 @@ def _named_disk_faults(folder: Path) -> Iterator[None]:
             file=folder,
             remedy='make room or make the folder writable; the same command resumes from the last whole checkpoint',
         ) from e
-
-
-def _first_line(error: Exception) -> str:
-    return '(' + str(error).strip().splitlines()[0][:160] + ')'
 
 
 def write_atomic(path: Path, content: bytes) -> None:

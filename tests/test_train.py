@@ -1,0 +1,377 @@
+"""The loop against the step fed by hand, and what ends a run."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+import toy
+from toy import experiment
+
+from fjq import run
+from fjq import train as loop
+from fjq.checkpoint import best_step, read_params
+from fjq.errors import InputError
+from fjq.keys import make_key
+from fjq.optim import make_optimizer
+from fjq.paths import flatten
+from fjq.step import init_state, make_train_step
+from fjq.task import Shard
+from fjq.train import train
+
+
+@pytest.fixture(autouse=True, scope='module')
+def keep_every_program():
+    """The toy compiles in less than what the cache keeps by default, and the same programs come again and again."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    yield
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', before)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def train_lines(workdir):
+    return [line for line in lines(workdir) if 'loss' in line]
+
+
+def valid_lines(workdir):
+    return [line for line in lines(workdir) if 'valid/loss' in line]
+
+
+def by_hand(config, steps):
+    """The states and metrics of the first steps, from the step alone: no loop, one device, everything read at once."""
+    task, data = config.task.build(), config.data.open(None, None)
+    params, _ = jax.eval_shape(task.init, jax.random.key(0))
+    optimizer = make_optimizer(config.optim, config.train.steps, params)
+    state = jax.jit(lambda key: init_state(task, optimizer, config.train.ema, key))(make_key(config.seed, 'init'))
+    step = jax.jit(make_train_step(task, optimizer, micro_batches=1, ema=config.train.ema, seed=config.seed))
+    batches, history = data.train(config.seed, Shard()), []
+    for i in range(steps):
+        state, metrics = step(state, batches[i])
+        history.append((jax.device_get(state), {k: float(v) for k, v in metrics.items()}))
+    return history
+
+
+def mean_square(config, params):
+    """The validation loss in NumPy, over every row once."""
+    data, n = config.data.open(None, None), config.data.rows
+    x, y = data.x[n:].astype(np.float64), data.y[n:].astype(np.float64)
+    error = x @ np.float64(params['linear']['kernel'])[:, 0] + np.float64(params['linear']['bias'])[0] - y
+    return (error**2).mean(), np.abs(error).mean()
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A run with averaged weights and dropout, its folder and what it returned."""
+    workdir = tmp_path_factory.mktemp('run')
+    config = experiment(train__ema=0.8, task__dropout=0.2)
+    return config, workdir, train(config, workdir)
+
+
+def test_overfits(tmp_path):
+    figures = train(experiment(train__steps=150, train__eval_every=150, data__noise=0.0), tmp_path)
+    assert figures['loss'] < 1e-3 and figures['mae'] < 0.03
+
+
+def test_metrics_read_late_are_those_of_their_step(finished):
+    config, workdir, _ = finished
+    logged = train_lines(workdir)
+    assert [line['step'] for line in logged] == list(range(1, 21))
+    for line, (_, metrics) in zip(logged, by_hand(config, 20), strict=True):
+        for name in metrics:
+            assert line[name] == pytest.approx(metrics[name], rel=1e-5), (line['step'], name)
+
+
+def test_the_rate_is_that_of_the_update(finished):
+    config, workdir, _ = finished
+    schedule = loop.make_schedule(config.optim, 20)
+    for line in train_lines(workdir):
+        assert line['learning_rate'] == pytest.approx(float(schedule(line['step'] - 1)), abs=1e-8)
+
+
+def test_the_averaged_weights_are_validated_and_read(finished):
+    config, workdir, figures = finished
+    history = by_hand(config, 20)
+    for line in valid_lines(workdir):
+        state = history[line['step'] - 1][0]
+        assert line['valid/loss'] == pytest.approx(mean_square(config, state['ema'])[0], rel=1e-5)
+        assert line['valid/loss'] != pytest.approx(mean_square(config, state['params'])[0], rel=1e-2)
+    assert [line['step'] for line in valid_lines(workdir)] == [5, 10, 15, 20]
+    assert figures['mae'] == pytest.approx(mean_square(config, history[-1][0]['ema'])[1], rel=1e-5)
+    weights = read_params(workdir, 20)
+    np.testing.assert_allclose(weights.params['linear']['kernel'], history[-1][0]['ema']['linear']['kernel'], atol=1e-6)
+
+
+def test_the_host_reads_a_step_when_the_next_is_on_its_way(tmp_path, monkeypatch):
+    events = []
+    read, batch = loop._Loop._read, loop._Loop._next_batch
+    monkeypatch.setattr(loop._Loop, '_read', lambda self, step, m: (events.append(('read', step)), read(self, step, m)))
+    monkeypatch.setattr(
+        loop._Loop, '_next_batch', lambda self: (events.append(('start', self.step + 1)), batch(self))[1]
+    )
+    train(experiment(train__steps=8, train__eval_every=4, train__save_every=4), tmp_path)
+    assert [step for kind, step in events if kind == 'read'] == list(range(1, 9))
+    late = [step for step in range(1, 9) if events.index(('read', step)) > events.index(('start', min(step + 1, 8)))]
+    assert late == [1, 2, 3, 5, 6, 7, 8]  # only a mark is read before the next step starts
+
+
+def test_lines_come_every_log_every(tmp_path):
+    train(experiment(train__log_every=7), tmp_path)
+    assert [line['step'] for line in train_lines(tmp_path)] == [7, 14, 20]
+
+
+def test_validation_counts_every_row_once_whatever_the_batch(finished):
+    """100 rows in batches of 16 leave four and a padded rest; in batches of 8 another."""
+    config, workdir, _ = finished
+    weights = read_params(workdir, 20)
+    mesh = loop.make_mesh(config.mesh)
+    eval_step = jax.jit(loop.make_eval_step(config.task.build()))
+    for batch in (8, 16, 104):
+        data = dataclasses.replace(config.data, batch=batch).open(None, None)
+        figures = loop.validate(eval_step, weights.params, weights.extra, data, mesh)
+        assert (figures['loss'], figures['mae']) == pytest.approx(mean_square(config, weights.params), rel=1e-5)
+
+
+def test_micro_batches_give_the_same_run(tmp_path):
+    results = []
+    for count in (1, 2, 4):
+        config = experiment(data__batch=32, train__micro_batches=count, train__steps=10, train__eval_every=10)
+        train(config, tmp_path / str(count))
+        results.append(read_params(tmp_path / str(count)).params['linear'])
+    for other in results[1:]:
+        for name in ('kernel', 'bias'):
+            np.testing.assert_allclose(other[name], results[0][name], atol=1e-6)
+
+
+def test_a_finished_run_is_left_alone(finished):
+    config, workdir, figures = finished
+    before = (workdir / 'metrics.jsonl').read_text()
+    assert train(config, workdir) == figures
+    assert (workdir / 'metrics.jsonl').read_text() == before
+
+
+def test_a_longer_run_goes_on(tmp_path):
+    train(experiment(train__steps=10), tmp_path)
+    train(experiment(train__steps=20), tmp_path)
+    assert [line['step'] for line in train_lines(tmp_path)] == list(range(1, 21))
+
+
+def frozen(**changes):
+    """A run whose metric never changes: the first evaluation stays the best."""
+    return experiment(optim__rate_rules=('.*=0',), train__patience=2, **changes)
+
+
+def test_patience_ends_a_run_and_is_resumed(tmp_path):
+    train(frozen(train__steps=100), tmp_path / 'whole')
+    assert valid_lines(tmp_path / 'whole')[-1]['step'] == 15
+    train(frozen(train__steps=10), tmp_path / 'cut')  # one evaluation without a better metric
+    train(frozen(train__steps=100), tmp_path / 'cut')
+    assert valid_lines(tmp_path / 'cut')[-1]['step'] == 15
+    before = lines(tmp_path / 'cut')
+    train(frozen(train__steps=100), tmp_path / 'cut')  # the same command stays stopped
+    assert lines(tmp_path / 'cut') == before
+
+
+def test_the_direction_of_the_metric_counts(tmp_path):
+    """For a growing metric that should shrink, the first is the best; turned round, the last is."""
+    options = {'optim__learning_rate': -0.02, 'train__steps': 20, 'train__keep_best': 1}
+    for mode, best in (('min', 5), ('max', 20)):
+        train(experiment(train__mode=mode, **options), tmp_path / mode)
+        assert [line['valid/loss'] for line in valid_lines(tmp_path / mode)] == sorted(
+            line['valid/loss'] for line in valid_lines(tmp_path / mode)
+        )
+        assert best_step(tmp_path / mode / 'checkpoints') == best
+
+
+def test_one_bad_batch_is_skipped_and_counted(tmp_path, capsys):
+    config = experiment(data__poison_from=6, data__poison_to=7)
+    train(config, tmp_path)
+    logged = {line['step']: line for line in train_lines(tmp_path)}
+    assert (logged[7]['loss'], logged[7]['bad'], logged[7]['skipped']) == (None, 1, 1)
+    assert (logged[8]['bad'], logged[20]['skipped']) == (0, 1)
+    assert 'step 7: the loss or gradient is not finite; update skipped (1 so far)' in capsys.readouterr().out
+    history = by_hand(config, 8)
+    for a, b in zip(*(jax.tree.leaves(history[i][0]['params']) for i in (5, 6)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert logged[8]['loss'] == pytest.approx(history[7][1]['loss'], rel=1e-5)
+    assert logged[8]['learning_rate'] == logged[7]['learning_rate']  # the schedule steps with the updates
+    assert not (tmp_path / 'failure.json').exists()
+
+
+def test_a_batch_without_rows_is_skipped_and_said(tmp_path, capsys):
+    train(experiment(data__masked_from=6, data__masked_to=8), tmp_path)
+    logged = {line['step']: line for line in train_lines(tmp_path)}
+    assert (logged[8]['loss'], logged[8]['weight'], logged[8]['skipped'], logged[20]['skipped']) == (None, 0, 2, 2)
+    assert 'step 7: no row of the batch takes part; update skipped (1 so far)' in capsys.readouterr().out
+
+
+def test_three_bad_batches_in_a_row_end_the_run(tmp_path):
+    config = experiment(data__poison_from=6)
+    with pytest.raises(InputError, match=r'not finite, in 3 updates in a row up to step 9.*last good state is saved'):
+        train(config, tmp_path)
+    failure = json.loads((tmp_path / 'failure.json').read_text())
+    assert (failure['step'], failure['last good step']) == (9, 6)
+    weights = read_params(tmp_path, failure['checkpoint'])
+    good = by_hand(config, 6)[-1][0]['params']
+    for path, leaf in flatten(weights.params).items():
+        np.testing.assert_allclose(leaf, flatten(good)[path], atol=1e-6)
+        assert np.isfinite(leaf).all()
+    assert train_lines(tmp_path)[-1]['step'] == failure['checkpoint']  # nothing that was done is missing
+    with pytest.raises(InputError, match='not finite'):  # the same command meets the same data
+        train(config, tmp_path)
+    config.data.poison_to = 9  # the data is put right (this window is no part of the toy's fingerprint)
+    assert math.isfinite(train(config, tmp_path)['loss'])
+    assert not (tmp_path / 'failure.json').exists()
+    assert train_lines(tmp_path)[-1]['step'] == 20
+
+
+def test_batches_without_rows_in_a_row_end_the_run_too(tmp_path):
+    with pytest.raises(InputError, match='no row of the batch takes part, in 2 updates in a row up to step 5'):
+        train(experiment(data__masked_from=3, train__max_bad_steps=2), tmp_path)
+
+
+def test_compiled_programs_are_counted(tmp_path, monkeypatch):
+    whole = toy._Steps.__getitem__
+    monkeypatch.setattr(
+        toy._Steps,
+        '__getitem__',
+        lambda self, i: {k: v[: 8 if i >= 12 else None] for k, v in whole(self, i).items()},
+    )
+    train(experiment(train__eval_every=20, train__save_every=20), tmp_path)
+    compiles = [line['compiles'] for line in train_lines(tmp_path)]
+    assert compiles == [1] * 11 + [2] * 9  # step 12 is read when step 13, of another shape, has been compiled
+
+
+def test_init_from_takes_the_best_parameters_that_fit(finished, tmp_path, monkeypatch, capsys):
+    _, source, _ = finished
+    old = flatten(read_params(source).params)
+    stay = {'optim__rate_rules': ('.*=0',), 'train__steps': 5, 'init_from': str(source)}
+    train(experiment(**stay, train__ema=0.5), tmp_path / 'same')
+    new = read_params(tmp_path / 'same')
+    for path, leaf in flatten(new.params).items():
+        np.testing.assert_allclose(leaf, old[path], atol=1e-7)
+    assert 'took 2 of 2 parameters' in capsys.readouterr().out
+    train(experiment(**stay, task__width=4, data__width=4), tmp_path / 'narrow')
+    assert 'took 1 of 2 parameters' in capsys.readouterr().out
+    np.testing.assert_array_equal(read_params(tmp_path / 'narrow').params['linear']['bias'], old['linear/bias'])
+    init = toy.ToyTask.init
+    monkeypatch.setattr(
+        toy.ToyTask, 'init', lambda self, key: ({'renamed': init(self, key)[0]['linear']}, {'seen': 0.0})
+    )
+    forward = toy.ToyTask._forward
+    monkeypatch.setattr(toy.ToyTask, '_forward', lambda self, p, batch: forward(self, {'linear': p['renamed']}, batch))
+    with pytest.raises(InputError, match='none of its parameters fits'):
+        train(experiment(**stay), tmp_path / 'other')
+
+
+def test_init_from_only_starts_a_run(finished, tmp_path):
+    _, source, _ = finished
+    level = {'optim__warmup_steps': 0, 'optim__final_learning_rate': 0.1}  # a rate that the length does not change
+    train(experiment(train__steps=5, **level), tmp_path)
+    train(experiment(train__steps=10, init_from=str(source), **level), tmp_path)
+    train(experiment(train__steps=10, **level), tmp_path / 'plain')
+    np.testing.assert_array_equal(
+        read_params(tmp_path, 10).params['linear']['kernel'],
+        read_params(tmp_path / 'plain', 10).params['linear']['kernel'],
+    )
+
+
+def test_init_from_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(InputError, match='no checkpoint here'):
+        train(experiment(init_from=str(tmp_path / 'nothing')), tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [({'data__noise': 0.5}, r'noise: 0.1, now 0.5'), ({'seed': 1}, 'seed: 0, now 1')],
+)
+def test_other_data_or_another_seed_is_refused(finished, change, words):
+    config, workdir, _ = finished
+    before = (workdir / 'config.json').read_text()
+    with pytest.raises(InputError, match=words):
+        train(experiment(train__ema=0.8, **change), workdir)
+    assert (workdir / 'config.json').read_text() == before  # what the run was trained with still stands there
+
+
+def test_another_model_is_refused(finished):
+    _, workdir, _ = finished
+    words = r"another model.*'params.linear.kernel' is float32\[8, 1\] in it and float32\[4, 1\].*fresh"
+    with pytest.raises(InputError, match=words):
+        train(experiment(train__ema=0.8, task__width=4, data__width=4), workdir)
+
+
+def test_an_unknown_metric_is_named_before_the_first_step(tmp_path):
+    with pytest.raises(InputError, match=r"train.metric is 'qlik'.*loss, mae"):
+        train(experiment(train__metric='qlik'), tmp_path)
+    assert not (tmp_path / 'metrics.jsonl').exists()
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'train__steps': 0}, 'train.steps is 0'),
+        ({'train__micro_batches': 0}, 'train.micro_batches is 0'),
+        ({'train__eval_every': 0}, 'train.eval_every is 0'),
+        ({'train__save_every': -1}, 'train.save_every is -1'),
+        ({'train__log_every': 0}, 'train.log_every is 0'),
+        ({'train__max_bad_steps': 0}, 'train.max_bad_steps is 0'),
+        ({'train__ema': 1.0}, 'train.ema is 1.0'),
+        ({'train__mode': 'least'}, "train.mode is 'least'"),
+        ({'data__batch': 12}, 'a batch of 12 rows does not divide by 1 micro-batches x 8 devices'),
+        ({'train__micro_batches': 4}, 'a batch of 16 rows does not divide by 4 micro-batches x 8 devices'),
+    ],
+)
+def test_a_config_that_cannot_run_is_named(tmp_path, change, words):
+    with pytest.raises(InputError, match=words):
+        train(experiment(**change), tmp_path)
+
+
+def test_an_empty_validation_split_is_named(tmp_path, monkeypatch):
+    batches = toy.ToyDataset.batches
+    monkeypatch.setattr(toy.ToyDataset, 'batches', lambda self, split, shard: batches(self, split, shard)[:0])
+    with pytest.raises(InputError, match='the valid split is empty'):
+        train(experiment(), tmp_path)
+
+
+def test_a_split_where_nothing_takes_part_is_named(tmp_path, monkeypatch):
+    pick = toy.ToyDataset.pick
+    monkeypatch.setattr(
+        toy.ToyDataset, 'pick', lambda self, i, mask, row, shard: pick(self, i, mask & False, row, shard)
+    )
+    with pytest.raises(InputError, match='no row of the valid split takes part'):
+        train(experiment(train__eval_every=1), tmp_path)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with run.lock(tmp_path), pytest.raises(InputError, match='another run is at work'):
+        train(experiment(), tmp_path)
+    with run.lock(tmp_path), pytest.raises(InputError, match='another run is at work'):
+        run.start_over(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match='the run folder can not be written'):
+        train(experiment(), tmp_path / 'file' / 'run')
+
+
+def test_the_facts_of_a_run_are_on_disk(finished):
+    config, workdir, _ = finished
+    manifest = json.loads((workdir / 'manifest.json').read_text())
+    assert manifest['seed'] == 0 and manifest['data'] == {'rows': 100, 'noise': 0.1}
+    assert manifest['versions']['jax'] == jax.__version__ and '8' in manifest['device']
+    assert json.loads((workdir / 'config.json').read_text())['train']['ema'] == 0.8
+
+
+def test_a_fresh_start_leaves_only_caches(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished[1], tmp_path / 'run')
+    (tmp_path / 'run' / 'cache').mkdir()
+    run.start_over(tmp_path / 'run')
+    assert sorted(p.name for p in (tmp_path / 'run').iterdir()) == ['.lock', 'cache']
