@@ -31,7 +31,7 @@ class Market:
     seed: int = 0  # of every random stream
     what: tuple[str, ...] = ('index', 'rv')  # streams: index stocks options spy rv bars daily vix table
     layouts: tuple[str, ...] = ('seed',)  # of stock and option trades: seed polygon_csv polygon_parquet
-    index_symbols: int = 60
+    index_symbols: int = 60  # of index values
     stocks: int = 40  # SPY among them
     stock_ticks: int = 100_000  # mean prints a session of all stocks but SPY
     spy_ticks: int = 20_000  # mean prints a session of SPY
