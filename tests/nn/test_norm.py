@@ -43,21 +43,50 @@ def test_group_norm_with_a_large_mean():
 
 
 def test_group_norm_mask_equals_the_shorter_sequence():
-    x, scale, bias = _random(3, 20, 5), _random(5, seed=1), _random(5, seed=2)
+    """Value and gradients; the padding holds huge values and gets no gradient."""
+    x, scale, bias, cotangent = _random(3, 20, 5), _random(5, seed=1), _random(5, seed=2), _random(3, 20, 5, seed=3)
     lengths = np.array([20, 7, 1])
     mask = np.arange(20)[None] < lengths[:, None]
     x = np.where(mask[..., None], x, np.float32(1e6))
-    y = group_norm_one(x, scale, bias, mask_BxL=mask)
-    for row, length in enumerate(lengths):
-        alone = group_norm_one(x[row : row + 1, :length], scale, bias)
-        np.testing.assert_allclose(y[row, :length], alone[0], atol=2e-5)
+    cotangent = np.where(mask[..., None], cotangent, 0)
+
+    def run(x, scale, bias, mask, cotangent):
+        y, pull = jax.vjp(lambda *a: group_norm_one(*a, mask_BxL=mask), x, scale, bias)
+        return y, *pull(cotangent)
+
+    y, gx, gscale, gbias = jax.jit(run)(x, scale, bias, mask, cotangent)
+    total = np.zeros((2, 5))
+    for row, n in enumerate(lengths):
+        alone = [np.asarray(a) for a in run(x[row : row + 1, :n], scale, bias, None, cotangent[row : row + 1, :n])]
+        np.testing.assert_allclose(y[row, :n], alone[0][0], atol=2e-5)
+        np.testing.assert_allclose(gx[row, :n], alone[1][0], atol=2e-5)
+        assert not np.asarray(gx)[row, n:].any()
+        total += alone[2:]
+    np.testing.assert_allclose([gscale, gbias], total, atol=2e-5)
+
+
+def test_group_norm_masked_gradient_equals_finite_differences():
+    """Positions that do not count are normalised too, and pull at the statistics of those that do."""
+    draw = np.random.default_rng(4).standard_normal
+    x, scale, bias, weights, direction = draw((2, 6, 5)), draw(5), draw(5), draw((2, 6, 5)), draw((2, 6, 5))
+    mask = np.arange(6)[None] < np.array([[6], [4]])
+    with jax.enable_x64(True):
+        loss = jax.jit(lambda x: (group_norm_one(x, scale, bias, mask_BxL=mask) * weights).sum())
+        slope = float((loss(x + 1e-6 * direction) - loss(x - 1e-6 * direction)) / 2e-6)
+        assert float((jax.grad(loss)(x) * direction).sum()) == pytest.approx(slope, rel=1e-7)
 
 
 def test_group_norm_of_a_row_that_does_not_count_is_finite():
     mask = np.array([[True] * 6, [False] * 6])
     loss = lambda x: jnp.where(mask[..., None], group_norm_one(x, jnp.ones(5), jnp.zeros(5), mask_BxL=mask), 0).sum()
-    gradient = jax.grad(loss)(_random(2, 6, 5))
+    gradient = np.asarray(jax.jit(jax.grad(loss))(_random(2, 6, 5)))
     assert np.isfinite(gradient).all() and not gradient[1].any()
+
+
+def test_group_norm_keeps_bfloat16_for_the_backward_pass():
+    x, ones = jnp.zeros((2, 64, 32), jnp.bfloat16), jnp.ones(32)
+    kept = jax.tree.leaves(jax.vjp(lambda x: group_norm_one(x, ones, ones), x)[1])
+    assert sum(a.nbytes for a in kept) < 1.2 * x.nbytes
 
 
 def test_layer_norm_equals_torch():
