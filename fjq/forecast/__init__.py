@@ -12,7 +12,8 @@
 
 `law.shape` is the shape of the leading axes `...` (rows, horizons, variables). Every array inside a law
 starts with those axes, so `jax.tree.map(lambda a: a[rows], law)` selects rows and `jax.vmap` works.
-Units are those of the target throughout. Arithmetic is float32, or float64 where JAX has it switched on.
+Units are those of the target throughout. Methods are jitted: a call on the host compiles once a shape.
+Arithmetic is float32, or float64 where JAX has it switched on.
 """
 
 from fjq.forecast.atoms import Atoms, Samples

@@ -1,6 +1,7 @@
 """Forecasts that are finite sets of values: equally likely draws, or weighted atoms."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +32,16 @@ class Samples(Law):
     def shape(self) -> tuple[int, ...]:
         return jnp.shape(self.values)[:-1]
 
+    @jax.jit
     def mean(self) -> jax.Array:
         return as_float(self.values).mean(-1)
 
+    @jax.jit
     def std(self) -> jax.Array:
         """Standard deviation with denominator N."""
         return as_float(self.values).std(-1)
 
+    @jax.jit
     def invert(self, p_xP: jax.Array) -> jax.Array:
         x = jnp.sort(as_float(self.values), axis=-1)
         place = p_xP * (x.shape[-1] - 1)
@@ -46,12 +50,14 @@ class Samples(Law):
         hi = jnp.take_along_axis(x, jnp.minimum(left + 1, x.shape[-1] - 1), -1)
         return lo + (place - left) * (hi - lo)
 
+    @jax.jit
     def cdf(self, x) -> jax.Array:
         """The share of draws <= x."""
         x_xK, shape = self.widen(x)
         values = jnp.sort(as_float(self.values), axis=-1)
         return (_rank(values, x_xK) / values.shape[-1]).reshape(shape)
 
+    @jax.jit
     def crps(self, y) -> jax.Array:
         """mean |x_i - y| - sum |x_i - x_j| / (2 N (N - 1)), the second sum by sorting."""
         x = jnp.sort(as_float(self.values) - as_float(y)[..., None], axis=-1)
@@ -59,6 +65,7 @@ class Samples(Law):
         signs = (2 * np.arange(n) + 1 - n) / (n * max(n - 1, 1))
         return jnp.abs(x).mean(-1) - x @ as_float(signs)
 
+    @functools.partial(jax.jit, static_argnames='n')
     def sample(self, key, n: int) -> jax.Array:
         """n of the draws, with replacement."""
         values = as_float(self.values)
@@ -98,12 +105,15 @@ class Atoms(Law):
         x, w = jnp.take_along_axis(x_xN, order, -1), jnp.take_along_axis(w, order, -1)
         return x, w, jnp.cumsum(w, -1)
 
+    @jax.jit
     def mean(self) -> jax.Array:
         return (self._weights() * self._values()).sum(-1)
 
+    @jax.jit
     def std(self) -> jax.Array:
         return jnp.sqrt((self._weights() * (self._values() - self.mean()[..., None]) ** 2).sum(-1))
 
+    @jax.jit
     def invert(self, p_xP: jax.Array) -> jax.Array:
         """The smallest value whose mass up to it reaches p."""
         x, w, mass = self._sorted(self._values())
@@ -112,6 +122,7 @@ class Atoms(Law):
         below = jnp.minimum(_rank(mass, p_xP * (1 - slack)), jnp.maximum(last, 0))
         return jnp.where(last >= 0, jnp.take_along_axis(x, below, -1), jnp.nan)
 
+    @jax.jit
     def cdf(self, x) -> jax.Array:
         x_xK, shape = self.widen(x)
         values, w, mass = self._sorted(self._values())
@@ -119,12 +130,14 @@ class Atoms(Law):
         mass = jnp.concatenate([jnp.zeros_like(mass[..., :1]), mass], -1)
         return jnp.minimum(jnp.take_along_axis(mass, _rank(values, x_xK), -1), 1).reshape(shape)
 
+    @jax.jit
     def crps(self, y) -> jax.Array:
         """sum w_i |x_i - y| - sum w_i w_j |x_i - x_j| / 2, the second sum by sorting."""
         y = as_float(y)[..., None]
         x, w, mass = self._sorted(jnp.where(as_float(self.weights) > 0, self._values() - y, 0))
         return (w * jnp.abs(x)).sum(-1) - (w * x * (2 * mass - w - 1)).sum(-1)
 
+    @functools.partial(jax.jit, static_argnames=('lower', 'upper'))
     def trimmed_mean(self, lower: float, upper: float) -> jax.Array:
         """The mean of the quantile function over lower < p < upper: (0.1, 0.9) trims a tenth at both ends."""
         x, w, mass = self._sorted(self._values())

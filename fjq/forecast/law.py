@@ -1,5 +1,7 @@
 """What every forecast law can do."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,7 @@ class Law:
         require_probability(level)
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
+    @functools.partial(jax.jit, static_argnames='n')
     def sample(self, key, n: int) -> jax.Array:
         """n independent draws a row -> [..., n], by inversion of the distribution function."""
         # 1 - u lies in (0, 1]: a draw of exactly 0 would ask an unbounded law for minus infinity.

@@ -1,6 +1,7 @@
 """A forecast that is a mixture of Student-t or Gaussian components, kept exact."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -39,10 +40,12 @@ class Mixture(Law):
         df = None if self.df is None else as_float(self.df)
         return w / w.sum(-1, keepdims=True), as_float(self.loc), as_float(self.scale), df
 
+    @jax.jit
     def mean(self) -> jax.Array:
         w, loc, _, df = self._parts()
         return (w * (loc if df is None else jnp.where(df > 1, loc, jnp.nan))).sum(-1)
 
+    @jax.jit
     def std(self) -> jax.Array:
         w, loc, scale, df = self._parts()
         stretch = 1.0
@@ -63,10 +66,12 @@ class Mixture(Law):
         below, above = student.tails(z, df)
         return (w * below).sum(-1), (w * above).sum(-1), (w * student.pdf(z, df) / scale).sum(-1)
 
+    @jax.jit
     def cdf(self, x) -> jax.Array:
         x_xK, shape = self.widen(x)
         return self._tails(x_xK)[0].reshape(shape)
 
+    @jax.jit
     def log_prob(self, y) -> jax.Array:
         """The log density at y [...], in nats."""
         w, loc, scale, df = self._parts()
@@ -134,6 +139,7 @@ class Mixture(Law):
             distance = _pair_distance(gap, (scale[..., i], df[..., i]), (scale[..., j], df[..., j]))
         return score - (w[..., i] * w[..., j] * distance).sum(-1)
 
+    @functools.partial(jax.jit, static_argnames='n')
     def sample(self, key, n: int) -> jax.Array:
         """n draws a row: a component each, then a draw of it."""
         w, loc, scale, df = self._parts()
@@ -148,6 +154,7 @@ class Mixture(Law):
             draw = jax.random.t(draw_key, take(jnp.minimum(df, 1e7)), which.shape)
         return take(loc) + take(scale) * draw
 
+    @functools.partial(jax.jit, static_argnames=('lower', 'upper'))
     def trimmed_mean(self, lower: float, upper: float) -> jax.Array:
         """The mean of the quantile function over lower < p < upper: (0.1, 0.9) trims a tenth at both ends."""
         return (self._below(upper) - self._below(lower)) / (upper - lower)

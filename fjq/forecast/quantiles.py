@@ -49,9 +49,11 @@ class Quantiles(Law):
     def _sorted(self) -> jax.Array:
         return jnp.sort(self._values(), axis=-1)
 
+    @jax.jit
     def mean(self) -> jax.Array:
         return self._sorted() @ as_float(trapezoid_weights(self.levels))
 
+    @jax.jit
     def std(self) -> jax.Array:
         q = self._sorted() - self.mean()[..., None]
         a, b = q[..., :-1], q[..., 1:]
@@ -69,6 +71,7 @@ class Quantiles(Law):
                 )
         return super().quantile(p)
 
+    @jax.jit
     def invert(self, p_xP: jax.Array) -> jax.Array:
         q = self._sorted()
         if len(self.levels) == 1:
@@ -79,6 +82,7 @@ class Quantiles(Law):
         lo, hi = jnp.take_along_axis(q, right - 1, -1), jnp.take_along_axis(q, right, -1)
         return lo + part * (hi - lo)
 
+    @jax.jit
     def cdf(self, x) -> jax.Array:
         x_xK, shape = self.widen(x)
         q = self._sorted()[..., None, :]
@@ -90,6 +94,7 @@ class Quantiles(Law):
         inside = part @ as_float(np.diff(self.levels))
         return (self.levels[0] * above[..., 0] + inside + (1 - self.levels[-1]) * above[..., -1]).reshape(shape)
 
+    @jax.jit
     def crps(self, y) -> jax.Array:
         """The quantile CRPS: 2 x the pinball loss, summed over the levels with `trapezoid_weights`.
 

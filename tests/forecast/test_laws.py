@@ -143,7 +143,8 @@ def test_draws_follow_the_law(kind):
 def test_crps_against_its_definition(kind):
     """The integral of (F - 1{y <= x})^2 on a fine grid; for Samples with the mean difference made fair."""
     law = make(kind)
-    x = np.linspace(-60, 60, 60_001, dtype=np.float32)
+    reach = 60 if kind == 'students' else 16
+    x = np.linspace(-reach, reach, 8_001, dtype=np.float32)
     big = np.asarray(law.cdf(np.broadcast_to(x, (ROWS, x.size))), np.float64)
     expected = np.trapezoid((big - (x >= TARGETS[:, None])) ** 2, x, axis=-1)
     if kind == 'samples':
@@ -152,7 +153,7 @@ def test_crps_against_its_definition(kind):
     if kind == 'quantiles':  # a sum over seven levels, not the integral: see the next test
         np.testing.assert_allclose(law.crps(TARGETS), expected, rtol=0.15)
     else:
-        np.testing.assert_allclose(law.crps(TARGETS), expected, atol=0.02 if kind == 'students' else 3e-3)
+        np.testing.assert_allclose(law.crps(TARGETS), expected, atol=0.02 if kind == 'students' else 5e-3)
 
 
 def test_quantile_crps_is_the_weighted_pinball():

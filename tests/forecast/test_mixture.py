@@ -148,7 +148,7 @@ def test_log_prob_has_a_gradient():
     law = random_mixture(4, 2, 3.0, seed=4)
     y = np.float32([0.1, 1, -1, 2])
     loss = lambda law: -jnp.sum(law.log_prob(y))
-    grad = jax.grad(loss)(jax.tree.map(jnp.asarray, law))
+    grad = jax.jit(jax.grad(loss))(jax.tree.map(jnp.asarray, law))
     for name in ('loc', 'scale'):
         step = 1e-2 * np.asarray(law.scale)
         moved = [Mixture(**{**vars(law), name: getattr(law, name) + sign * step}) for sign in (1, -1)]
