@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,8 +50,11 @@ class Checkpoints:
         self._sign = 1.0 if mode == 'min' else -1.0
         with _named_disk_faults(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            for step in seal.discard_unsealed(self.folder) if jax.process_index() == 0 else []:
-                say(f'checkpoint {step} was cut off while it was written; using the one before it')
+            if jax.process_index() == 0:
+                for step in seal.discard_unsealed(self.folder):
+                    say(f'checkpoint {step} was cut off while it was written; using the one before it')
+                for step in seal.steps(self.folder):
+                    self._is_whole(step, under='metrics/')  # the manager reads these of every step
         wait_for_all('unsealed checkpoints are gone')
         # Two newest: until the newest is sealed, the one before it is what a killed run falls back to.
         policy = keep.AnyPreservationPolicy(
@@ -84,6 +88,8 @@ class Checkpoints:
         score = self._sign * metric if metric is not None and math.isfinite(metric) else math.inf
         self.wait()
         with _named_disk_faults(self.folder):
+            if jax.process_index() == 0:
+                _probe(self.folder)
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(facts)),
@@ -137,12 +143,14 @@ class Checkpoints:
             self._sealer.shutdown()
 
     def _newest_whole(self) -> int:
-        for step in reversed(seal.steps(self.folder)):
-            if not (fault := seal.check(self.folder, step)):
-                return step
+        return next((step for step in reversed(seal.steps(self.folder)) if self._is_whole(step)), -1)
+
+    def _is_whole(self, step: int, under: str = '') -> bool:
+        fault = seal.check(self.folder, step, under)
+        if fault:
             aside = seal.set_aside(self.folder, step)
             say(f'checkpoint {step} is damaged ({fault}): kept as {aside.name}, using the one before it')
-        return -1
+        return not fault
 
     def _seal(self, step: int) -> None:
         while self._manager.is_saving_in_progress() and not (self.folder / str(step)).is_dir():
@@ -234,6 +242,12 @@ def _named_disk_faults(folder: Path) -> Iterator[None]:
             file=folder,
             remedy='make room or make the folder writable; the same command resumes from the last whole checkpoint',
         ) from e
+
+
+def _probe(folder: Path) -> None:
+    """Fails at once where Orbax would fail in the background, with threads that hold up the exit for minutes."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix='.probe-') as probe:
+        (Path(probe) / 'file').write_bytes(bytes(4096))
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -26,8 +26,12 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and (folder / name).is_dir())
 
 
-def check(folder: Path, step: int) -> str:
-    """'' for a whole step, else what is wrong with which file. Files outside the step are never opened."""
+def check(folder: Path, step: int, under: str = '') -> str:
+    """'' for a whole step, else what is wrong with which file. Files outside the step are never opened.
+
+    Args:
+      under: checks only the files whose name starts with this.
+    """
     path, root = _path(folder, step), folder / str(step)
     try:
         sums = dict(json.loads(path.read_text()))
@@ -39,7 +43,7 @@ def check(folder: Path, step: int) -> str:
             return f'{path.name} names {name!r}, which lies outside the checkpoint'
         if not (root / name).is_file():
             return f'{step}/{name} is missing'
-        if _digest(root / name) != digest:
+        if name.startswith(under) and _digest(root / name) != digest:
             return f'{step}/{name} does not match its checksum'
     return ''
 

@@ -74,8 +74,9 @@ def finished(tmp_path_factory):
 
 
 def test_overfits(tmp_path):
-    figures = train(experiment(train__steps=150, train__eval_every=150, data__noise=0.0), tmp_path)
-    assert figures['loss'] < 1e-3 and figures['mae'] < 0.03
+    options = {'train__steps': 60, 'train__eval_every': 60, 'train__save_every': 60, 'optim__learning_rate': 0.2}
+    figures = train(experiment(data__noise=0.0, data__batch=48, **options), tmp_path)
+    assert figures['loss'] < 2e-3 and figures['mae'] < 0.05  # an untrained model has 15 and 3
 
 
 def test_metrics_read_late_are_those_of_their_step(finished):
