@@ -16,6 +16,7 @@
 A frame never depends on a later one. Sums are taken in float64, what leaves is float32.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from fjq.errors import InputError
 
 FEATURES = ('compat', 'v2')
 UNITS = {'ms': SECOND // 1000, 's': SECOND, 'min': 60 * SECOND}
+BLOCK_TICKS = 2**15  # ticks worked on at a time
 RETURN_UNIT = 1e-3  # raw returns of 1e-4 would vanish beside the biases of the first convolution
 MIN_MEDIAN = np.float32(1e-3)  # seconds
 
@@ -72,35 +74,63 @@ def frame_day(
             f'unknown choice {features!r}', column='features', remedy='choose one of ' + ', '.join(FEATURES)
         )
     ticks = sort_ticks(ticks)
-    count = len(ticks.time)
-    bucket = ticks.time // parse_frame(frame)
-    start = np.flatnonzero(np.diff(bucket, prepend=bucket[:1] - 1))
-    seg = _Segments(start, np.diff(start, append=count))
-    values, scalars = (_compat if features == 'compat' else _v2)(ticks, seg)
+    length = parse_frame(frame)
+    bucket = ticks.time // length
+    start = np.flatnonzero(np.append(True, bucket[1:] != bucket[:-1])) if len(bucket) else np.zeros(0, np.int64)
+    counts = np.diff(start, append=len(bucket))
+    pieces = -(-counts // chunk_len)  # chunks in each frame
+    ends = np.cumsum(pieces)
+    total = int(ends[-1]) if len(ends) else 0
 
-    pieces = -(-seg.length // chunk_len)  # chunks in each frame
-    first = np.cumsum(pieces) - pieces  # the frame's first chunk
-    total = int(pieces.sum())
-    place = seg.spread(first * chunk_len - start) + np.arange(count)  # each tick's place in the padded chunks
     chunks = np.zeros((total * chunk_len, 3), np.float32)
-    for channel, value in enumerate(values):
-        chunks[place, channel] = value
-    weights = np.full(total, chunk_len, np.float32)
-    weights[first + pieces - 1] = seg.length - (pieces - 1) * chunk_len
-    tickers = None
+    scalars = np.zeros((len(start), 3), np.float32)
+    tickers = known = None
     if vocabulary is not None:
-        known = {name: i for i, name in enumerate(vocabulary)}
+        places = {name: i for i, name in enumerate(vocabulary)}
+        known = np.array([places.get(n, -1) for n in ticks.names], np.int32)
         tickers = np.full(total * chunk_len, -1, np.int32)
-        tickers[place] = np.array([known.get(n, -1) for n in ticks.names], np.int32)[ticks.ticker]
-        tickers = tickers.reshape(total, chunk_len)
+    if features == 'v2':
+        returns, moves = _returns(ticks)
+    for low, high in _blocks(start):
+        first = start[low]
+        run = slice(first, start[high] if high < len(start) else len(bucket))
+        part = ticks._replace(
+            ticker=ticks.ticker[run],
+            time=ticks.time[run],
+            price=ticks.price[run],
+            size=None if ticks.size is None else ticks.size[run],
+        )
+        seg = _Segments(start[low:high] - first, counts[low:high])
+        if features == 'v2':
+            before = ticks.time[max(first - 1, 0)]
+            values, scalars[low:high] = _v2(part, seg, returns[run], moves[run], before)
+        else:
+            values, scalars[low:high] = _compat(part, seg)
+        # each tick's place in the padded chunks
+        place = seg.spread((ends[low:high] - pieces[low:high]) * chunk_len - seg.start) + np.arange(len(part.time))
+        for channel, value in enumerate(values):
+            chunks[place, channel] = value
+        if tickers is not None:
+            tickers[place] = known[part.ticker]
+    weights = np.full(total, chunk_len, np.float32)
+    weights[ends - 1] = counts - (pieces - 1) * chunk_len
     return Frames(
         chunks=chunks.reshape(total, chunk_len, 3),
         weights=weights,
         frame=np.repeat(np.arange(len(start), dtype=np.int32), pieces),
-        scalars=scalars.astype(np.float32),
-        time=bucket[start] * parse_frame(frame),
-        tickers=tickers,
+        scalars=scalars,
+        time=bucket[start] * length,
+        tickers=None if tickers is None else tickers.reshape(total, chunk_len),
     )
+
+
+def _blocks(start: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Runs of whole frames with about BLOCK_TICKS ticks, whose arrays stay in the processor's cache."""
+    low = 0
+    while low < len(start):
+        high = max(int(np.searchsorted(start, start[low] + BLOCK_TICKS)), low + 1)
+        yield low, high
+        low = high
 
 
 def parse_frame(frame: str) -> int:
@@ -122,7 +152,7 @@ class _Segments(NamedTuple):
 
     def sum(self, x: np.ndarray) -> np.ndarray:
         """Sum over each run, float64 [T]."""
-        return np.add.reduceat(x, self.start, dtype=np.float64) if len(self.start) else np.zeros(0)
+        return np.add.reduceat(x, self.start, dtype=np.float64)
 
     def spread(self, x: np.ndarray) -> np.ndarray:
         """Each run's value at each of its ticks [N]."""
@@ -166,28 +196,33 @@ def _median_positive(elapsed: np.ndarray, seg: _Segments) -> np.ndarray:
     positive = seg.length - zeros
     low = seg.start + zeros + np.maximum(positive - 1, 0) // 2
     high = seg.start + zeros + positive // 2
-    last = max(len(elapsed) - 1, 0)
+    last = len(elapsed) - 1
     middle = (elapsed[np.minimum(low, last)] + elapsed[np.minimum(high, last)]) / np.float32(2)
     return np.where(positive > 0, middle, MIN_MEDIAN)
 
 
-def _v2(ticks: Ticks, seg: _Segments) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """The three features [N] each and the scalars [T, 3]."""
+def _returns(ticks: Ticks) -> tuple[np.ndarray, np.ndarray]:
+    """Log return in RETURN_UNIT and |change of price| since the ticker's previous tick, float64 [N]; 0 without one."""
     codes = ticks.ticker.astype(np.uint16) if len(ticks.names) <= 2**16 else ticks.ticker
     order = np.argsort(codes, kind='stable')  # ticker by ticker, each in time order
-    same = np.diff(ticks.ticker[order]) == 0
-    price = ticks.price[order]
+    codes, price = codes[order], ticks.price[order]
+    known = (codes[1:] == codes[:-1]) & (price[1:] > 0) & (price[:-1] > 0)
     log_price = np.log(price, out=np.zeros_like(price), where=price > 0)
-    known = same & (price[1:] > 0) & (price[:-1] > 0)
     returns, moves = np.zeros_like(price), np.zeros_like(price)
     returns[order[1:]] = np.where(known, np.diff(log_price), 0) / RETURN_UNIT
     moves[order[1:]] = np.where(known, np.abs(np.diff(price)), 0)
+    return returns, moves
 
+
+def _v2(
+    ticks: Ticks, seg: _Segments, returns: np.ndarray, moves: np.ndarray, before: np.int64
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """The three features [N] each and the scalars [T, 3]; `before` is the time of the tick before the first."""
     size = moves if ticks.size is None else ticks.size
     signed = np.sign(returns) * np.log1p(size)
     power = seg.spread(np.sqrt(seg.sum(signed * signed) / seg.length))
     np.divide(signed, power, out=signed, where=power > 0)
-    waits = np.diff(ticks.time, prepend=ticks.time[:1]) / UNITS['ms']
+    waits = np.diff(ticks.time, prepend=before) / UNITS['ms']
     if ticks.size is None:
         sums = seg.sum(returns * returns), seg.sum(np.abs(returns))
     else:

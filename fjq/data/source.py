@@ -59,7 +59,7 @@ def list_days(root: str | os.PathLike) -> list[DayFile]:
         names[:] = sorted(n for n in names if not n.startswith('.')) if depth < 2 else []
         for name in sorted(files):
             date = date_of(name)
-            if date is None or name.startswith('.') or not name.endswith(SUFFIXES):
+            if date is None or not name.endswith(SUFFIXES):  # a name that starts with a dot has no date
                 continue
             path = Path(folder, name)
             if date in found:
@@ -100,6 +100,10 @@ class Block:
     def rows(self) -> np.ndarray:
         """The file row (from 0, without a header) of each row of the table, int64."""
         return self.first + (np.arange(self.table.num_rows) if self.kept is None else self.kept)
+
+    def row(self, i: int) -> int:
+        """The file row of row `i` of the table."""
+        return self.first + int(i if self.kept is None else self.kept[i])
 
     def filter(self, column: str, values: Sequence[str] | None) -> 'Block':
         """The rows whose dictionary column has one of the values, or null; None keeps all."""

@@ -25,7 +25,7 @@ from fjq.errors import InputError
 
 STREAMS = ('stocks', 'options', 'index')
 SESSIONS = ('all', 'regular')
-OPTIONAL = ('correction', 'conditions')  # columns that only some vendors have
+OPTIONAL = frozenset({'correction', 'conditions'})  # columns that only some vendors have
 REASONS = ('ticker', 'correction', 'condition', 'session')
 
 
@@ -151,7 +151,9 @@ def split_table(
     if not table.num_rows:
         raise InputError('the table has no rows', remedy='give the ticks of at least one day')
     stamp = table[time_column(files)]
-    _refuse_null(stamp, time_column(files), np.arange(table.num_rows), 'the table')
+    if stamp.null_count:
+        row = int(np.argmax(stamp.is_null().to_numpy()))
+        _refuse_cell('the cell is empty', 'the table', time_column(files), row)
     time = _nanoseconds(stamp)
     dates = time.astype('datetime64[ns]').astype('datetime64[D]') if _is_naive(stamp) else dates_of(time)
     days = []
@@ -173,24 +175,24 @@ def collect_ticks(
         parts.append(_take(block, files, path, dropped))
     names, ticker = _join_tickers([p.ticker for p in parts], files.stream)
     dropped['ticker'] = rows - len(ticker) - dropped['correction'] - dropped['condition']
-    row, time = _join([p.row for p in parts], np.int64), _join([p.time for p in parts], np.int64)
+    time = _join([p.time for p in parts], np.int64)
     price = _join([p.price for p in parts], np.float64)
     size = None if files.stream == 'index' else _join([p.size for p in parts], np.float64)
     if parts and parts[0].naive:
         time = to_utc(time, date, zoneinfo.ZoneInfo(files.zone))
     if '' in names and (ticker == 0).any():
-        _refuse_cell('the cell is empty', path, 'ticker', row[np.argmax(ticker == 0)])
+        _refuse_cell('the cell is empty', path, 'ticker', _file_row(parts, int(np.argmax(ticker == 0))))
     start, end = day_bounds(date)
-    if (outside := (time < start) | (time >= end)).any():
-        i = int(np.argmax(outside))
+    if len(time) and not start <= time.min() <= time.max() < end:
+        i = int(np.argmax((time < start) | (time >= end)))
         raise InputError(
             f'the time {np.datetime64(int(time[i]), "ns")} UTC is not of {date} in New York',
             file=path,
             column=time_column(files),
-            row=row[i],
+            row=_file_row(parts, i),
             remedy='name the file by its day; integers are ns since 1970 UTC, naive times are of the field zone',
         )
-    unsorted = int(np.count_nonzero(np.diff(time) < 0))
+    unsorted = int(np.count_nonzero(time[1:] < time[:-1]))
     if files.session == 'regular':
         first, last = session_bounds(date)
         inside = (time >= first) & (time <= last)
@@ -213,12 +215,12 @@ def collect_ticks(
 
 def sort_ticks(ticks: Ticks) -> Ticks:
     """The ticks in the order (time, ticker), equal ones as they came."""
-    step = np.diff(ticks.time)
-    if (step >= 0).all() and (np.diff(ticks.ticker)[step == 0] >= 0).all():
+    time, ticker = ticks.time, ticks.ticker
+    if ((time[1:] > time[:-1]) | ((time[1:] == time[:-1]) & (ticker[1:] >= ticker[:-1]))).all():
         return ticks
-    order = np.lexsort((ticks.ticker, ticks.time))  # stable, and quick on the runs that files are made of
+    order = np.lexsort((ticker, time))  # stable, and quick on the runs that files are made of
     size = None if ticks.size is None else ticks.size[order]
-    return ticks._replace(ticker=ticks.ticker[order], time=ticks.time[order], price=ticks.price[order], size=size)
+    return ticks._replace(ticker=ticker[order], time=time[order], price=ticks.price[order], size=size)
 
 
 def time_column(files: TickFiles) -> str:
@@ -235,9 +237,10 @@ def tick_columns(names: Sequence[str], files: TickFiles) -> dict[str, str]:
 
 
 class _Part(NamedTuple):
-    """The rows of one block that count; `row` are their rows in the file."""
+    """The rows of one block that count; `kept` are their places in its table, None = all."""
 
-    row: np.ndarray
+    block: Block
+    kept: np.ndarray | None
     ticker: pa.ChunkedArray
     time: np.ndarray
     naive: bool
@@ -245,46 +248,45 @@ class _Part(NamedTuple):
     size: np.ndarray | None
 
 
+def _file_row(parts: list[_Part], i: int) -> int:
+    """The row in the file of the i-th row that counts."""
+    for part in parts:
+        if i < len(part.time):
+            return part.block.row(i if part.kept is None else int(part.kept[i]))
+        i -= len(part.time)
+    raise IndexError(i)
+
+
 def _take(block: Block, files: TickFiles, path: str | os.PathLike, dropped: dict[str, int]) -> _Part:
     """The rows of a block that count, with their values verified."""
-    table, row = block.table, block.rows()
-    keep = np.ones(table.num_rows, bool)
-    if 'correction' in table.column_names:
-        keep = np.isin(table['correction'].fill_null(0).to_numpy(), files.keep_corrections)
-        dropped['correction'] += int(np.count_nonzero(~keep))
-    if 'conditions' in table.column_names:
-        bad = has_condition(table['conditions'], files.drop_conditions, path)
-        dropped['condition'] += int(np.count_nonzero(bad & keep))
-        keep &= ~bad
-    if not keep.all():
-        table, row = table.filter(pa.array(keep)), row[keep]
+    table, kept = block.table, None
+    if not OPTIONAL.isdisjoint(table.column_names):
+        keep = np.ones(table.num_rows, bool)
+        if 'correction' in table.column_names:
+            keep = np.isin(table['correction'].fill_null(0).to_numpy(), files.keep_corrections)
+            dropped['correction'] += int(np.count_nonzero(~keep))
+        if 'conditions' in table.column_names:
+            bad = has_condition(table['conditions'], files.drop_conditions, path)
+            dropped['condition'] += int(np.count_nonzero(bad & keep))
+            keep &= ~bad
+        if not keep.all():
+            table, kept = table.filter(pa.array(keep)), np.flatnonzero(keep)
+    names = ['ticker', time_column(files), 'price' if 'price' in table.column_names else 'value']
+    names += [] if files.stream == 'index' else ['size']
+    row = lambda i: block.row(i if kept is None else kept[i])
+    for name in names:
+        if table[name].null_count:
+            _refuse_cell('the cell is empty', path, name, row(int(np.argmax(table[name].is_null().to_numpy()))))
+    numbers = []
+    for name in names[2:]:
+        values = table[name].to_numpy()
+        if len(values) and not 0 <= values.min() <= values.max() < np.inf:  # NaN compares false
+            i = int(np.argmax(~((values >= 0) & (values < np.inf))))
+            _refuse_cell(f'{values[i]} is negative or not finite', path, name, row(i))
+        numbers.append(values)
     stamp = table[time_column(files)]
-    price = 'price' if 'price' in table.column_names else 'value'
-    _refuse_null(table['ticker'], 'ticker', row, path)
-    _refuse_null(stamp, time_column(files), row, path)
-    return _Part(
-        row=row,
-        ticker=table['ticker'],
-        time=_nanoseconds(stamp),
-        naive=_is_naive(stamp),
-        price=_positive(table[price], price, row, path),
-        size=None if files.stream == 'index' else _positive(table['size'], 'size', row, path),
-    )
-
-
-def _positive(values: pa.ChunkedArray, name: str, row: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    """Finite numbers that are not negative."""
-    _refuse_null(values, name, row, path)
-    numbers = values.to_numpy()
-    if (bad := ~((numbers >= 0) & (numbers < np.inf))).any():
-        i = int(np.argmax(bad))
-        _refuse_cell(f'{numbers[i]} is negative or not finite', path, name, row[i])
-    return numbers
-
-
-def _refuse_null(values: pa.ChunkedArray, name: str, row: np.ndarray, path: str | os.PathLike) -> None:
-    if values.null_count:
-        _refuse_cell('the cell is empty', path, name, row[np.argmax(values.is_null().to_numpy())])
+    price, size = (*numbers, None)[:2]
+    return _Part(block, kept, table['ticker'], _nanoseconds(stamp), _is_naive(stamp), price, size)
 
 
 def _refuse_cell(what: str, path: str | os.PathLike, column: str, row: int) -> None:
@@ -314,7 +316,7 @@ def _plain_name(name: str, stream: str) -> str:
 
 
 def _join(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
-    return arrays[0] if len(arrays) == 1 else np.concatenate([np.zeros(0, dtype), *arrays])
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays or [np.zeros(0, dtype)])
 
 
 def _join_tickers(parts: list[pa.ChunkedArray], stream: str) -> tuple[tuple[str, ...], np.ndarray]:

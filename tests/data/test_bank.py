@@ -3,6 +3,7 @@
 import datetime
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 from fjq.data import bank as bank_module
 from fjq.data.bank import Framing, build_bank, last_prices, open_bank, verify_bank
 from fjq.data.frames import frame_day
-from fjq.data.source import DayFile
+from fjq.data.source import DayFile, list_days
 from fjq.data.ticks import TickFiles, read_day
 from fjq.errors import InputError
 from fjq.parallel import Parallel
@@ -235,6 +236,23 @@ def test_a_killed_build_goes_on_and_leaves_nothing_behind(tmp_path):
     assert len(bank.days) == 24 and verify_bank(bank) == []
     assert {p.name: p.stat().st_ino for p in bank.folder.glob('2022*') if p.name in done} == done
     assert len(list(bank.folder.iterdir())) == 25
+
+
+def test_left_overs_of_dead_builds_go_and_those_of_living_ones_stay(root):
+    bank = build(root)
+    dead = subprocess.run([sys.executable, '-c', 'import os; print(os.getpid())'], capture_output=True, text=True)
+    names = {pid: f'.building-{socket.gethostname()}-{pid}-0123abcd' for pid in (int(dead.stdout), os.getpid())}
+    for name in names.values():
+        (bank.folder / name).mkdir()
+    build(root)
+    assert [p.name for p in bank.folder.glob('.building*')] == [names[os.getpid()]]
+
+
+def test_a_day_that_another_process_made_meanwhile_is_kept(root):
+    bank = build(root)
+    day, made = list_days(root)[0], inodes(bank)
+    assert bank_module._build_day(day, TickFiles(root=str(root)), None, SHORT, bank.folder) is None
+    assert inodes(bank) == made and not list(bank.folder.glob('.building*'))
 
 
 def test_two_builds_at_once_do_no_harm(root, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fjq.data import frames as frames_module
 from fjq.data.frames import Frames, frame_day, parse_frame
 from fjq.data.source import list_days
 from fjq.data.ticks import TickFiles, Ticks, read_day
@@ -118,6 +119,14 @@ def test_hand_made_ticks_follow_the_formulas(features, sized):
     assert_equals_reference(frame_day(ticks, features=features), ticks, features)
     assert_equals_reference(frame_day(ticks, features=features, chunk_len=2), ticks, features, chunk_len=2)
     assert_equals_reference(frame_day(ticks, features=features, frame='5s'), ticks, features, seconds=5)
+
+
+@pytest.mark.parametrize('features', ['compat', 'v2'])
+@pytest.mark.parametrize('sized', [True, False])
+def test_blocks_that_are_worked_on_at_a_time_do_not_show(monkeypatch, features, sized):
+    ticks = make_ticks(MIXED, sized=sized)
+    monkeypatch.setattr(frames_module, 'BLOCK_TICKS', 3)
+    assert_equals_reference(frame_day(ticks, features=features, chunk_len=2), ticks, features, chunk_len=2)
 
 
 def test_compat_values_worked_out_by_hand():
