@@ -5,10 +5,10 @@ the docstring of the function says which.
 
   B  batch rows                     T  time steps; queries of attention    S  keys and values of attention
   L  length of a sequence           C  input channels; codes               F  output channels or features
-  D  width of a model               N  states of a scan; heads             H  size of one head; horizon
-  W  taps of a convolution          K  chunks; heads of keys and values    G  groups
+  D  width of a model               E  inner width of a mixer              N  states of a scan; heads
+  H  size of one head; horizon      K  chunks; heads of keys and values    W  taps of a convolution
   V  variables                      Q  quantiles                           M  mixture components
-  R  rank of a low-rank projection  P  patches
+  R  rank of a low-rank projection  P  patches                             G  groups
 
 Modules keep their parameters in float32 and compute in `dtype`; statistics, softmax, scans and their
 outputs are float32. Masks are True where something takes part. Every random key is explicit.

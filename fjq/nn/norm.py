@@ -38,13 +38,10 @@ def _group_norm(x_BxLxC, scale_C, bias_C, mask_BxL, eps: float):
 
 def _group_norm_forward(x_BxLxC, scale_C, bias_C, mask_BxL, eps: float):
     x = _float32(x_BxLxC)
-    # Positions first, then channels: a sum over the minor axis is the slow one of XLA on a CPU, and two short sums
-    # lose less than one long. Two passes: E[x^2] - E[x]^2 cancels when the mean is large against the spread.
-    if mask_BxL is None:
-        average = lambda v: v.mean(1).mean(-1)[:, None, None]
-    else:
-        average = lambda v: jnp.where(mask_BxL[..., None], v, 0).sum(1).mean(-1)[:, None, None] / _counted(mask_BxL, v)
-    mean = average(x)
+    count = _count(x, mask_BxL)
+    valid = lambda v: v if mask_BxL is None else jnp.where(mask_BxL[..., None], v, 0)
+    average = lambda v: valid(v).sum((1, 2))[:, None, None] / count
+    mean = average(x)  # two passes: E[x^2] - E[x]^2 cancels when the mean is large against the spread
     rate = jax.lax.rsqrt(average(jnp.square(x - mean)) + eps)
     return _affine((x - mean) * rate, scale_C, bias_C), (x_BxLxC, mean, rate, scale_C, bias_C, mask_BxL)
 
@@ -53,9 +50,8 @@ def _group_norm_backward(eps: float, residuals, g_BxLxC):
     x_BxLxC, mean, rate, scale_C, bias_C, mask_BxL = residuals
     unit = (_float32(x_BxLxC) - mean) * rate
     gbias_BxC, gscale_BxC = g_BxLxC.sum(1), (g_BxLxC * unit).sum(1)
-    count = (x_BxLxC.shape[1] if mask_BxL is None else _counted(mask_BxL, unit)) * x_BxLxC.shape[2]
-    total = lambda v_BxC: (v_BxC * scale_C[None]).sum(-1)[:, None, None] / count
-    through = total(gbias_BxC) + unit * total(gscale_BxC)  # what reaches x by way of the statistics
+    average = lambda v_BxC: (v_BxC * scale_C[None]).sum(-1)[:, None, None] / _count(unit, mask_BxL)
+    through = average(gbias_BxC) + unit * average(gscale_BxC)  # what reaches x by way of the statistics
     if mask_BxL is not None:
         through = jnp.where(mask_BxL[..., None], through, 0)
     gx_BxLxC = (g_BxLxC * scale_C[None, None] - through) * rate
@@ -66,9 +62,12 @@ def _group_norm_backward(eps: float, residuals, g_BxLxC):
 _group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 
 
-def _counted(mask_BxL, like):
-    """Positions that count, at least 1, [B, 1, 1]."""
-    return jnp.maximum(mask_BxL.sum(-1), 1).astype(like.dtype)[:, None, None]
+def _count(x_BxLxC, mask_BxL):
+    """Elements that count in every row: a number, or [B, 1, 1] of at least one position."""
+    _, length, features = x_BxLxC.shape
+    if mask_BxL is None:
+        return length * features
+    return jnp.maximum(mask_BxL.sum(-1), 1).astype(x_BxLxC.dtype)[:, None, None] * features
 
 
 def layer_norm(x, scale_C=None, bias_C=None, *, eps: float = 1e-5):

@@ -134,10 +134,15 @@ def test_bfloat16_inputs_are_summed_in_float32():
 def test_two_directions_in_one_scan_are_bitwise_two_scans():
     pair = [tuple(jnp.asarray(a, jnp.float32) for a in _arguments(2, 24, seed=s)) for s in (0, 1)]
     scan = _scan('sequential')
-    both = jax.jit(jax.vmap(scan))(*(jnp.stack(a) for a in zip(*pair, strict=True)))
+    stacked = [jnp.stack(a) for a in zip(*pair, strict=True)]
+    both = jax.jit(jax.vmap(scan))(*stacked)
+    gradient = jax.grad(lambda *a: (scan(*a)[0] ** 2).sum(), tuple(range(8)))
+    gradients = jax.jit(jax.vmap(gradient))(*stacked)
     for i, arguments in enumerate(pair):
         for one, two in zip(jax.jit(scan)(*arguments), both, strict=True):
             np.testing.assert_array_equal(one, two[i])
+        for one, two in zip(jax.jit(gradient)(*arguments), gradients, strict=True):
+            np.testing.assert_allclose(one, two[i], rtol=1e-5, atol=1e-5)
 
 
 def test_gradient_memory_does_not_hold_every_state():
