@@ -5,6 +5,7 @@ python -m fjq.launch --config=configs/NAME.py[:variant,...] [--job=train] [--wor
 """
 
 import ast
+import errno
 import importlib.util
 import os
 import pkgutil
@@ -19,6 +20,7 @@ from fjq import jobs
 from fjq.config import Experiment, check_path, nearest
 from fjq.errors import InputError
 
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'a file of configs/ with get_config(variant), and its variant.'
 )
@@ -43,6 +45,11 @@ def main(argv: list[str]) -> int:
         return _run()
     except (InputError, flags.Error) as e:
         print(f'fjq: {" ".join(str(e).split())}', file=sys.stderr)
+        return 2
+    except OSError as e:
+        if e.errno not in _DISK_FAULTS:
+            raise
+        print(f'fjq: {e.filename or "a file"}: {e.strerror}. Make room, or make it writable.', file=sys.stderr)
         return 2
 
 

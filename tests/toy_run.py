@@ -6,6 +6,7 @@ imports cost seconds, the fork costs nothing. `python tests/toy_run.py` is the s
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+CONFIG = HERE / 'toy_config.py'
 
 
 class Runner:
@@ -36,11 +38,19 @@ class Runner:
         self._server.wait()
         self._server.stdout.close()
 
-    def start(self, workdir: Path, *flags: str, log: Path | None = None, devices: int = 1, kill: str = '') -> int:
-        """Starts a run and returns its process id. `kill` is 'seal:N': dies instead of writing the N-th seal."""
-        argv = ['launch', f'--config={HERE / "toy_config.py"}', f'--workdir={workdir}', *flags]
-        log = log or Path(f'{workdir}.log')
-        return self._ask(argv=argv, log=str(log), devices=devices, kill=kill)
+    def start(self, workdir: Path, *flags: str, log: Path | None = None, **options) -> int:
+        """Starts a run of the toy and returns its process id; what it says goes to `<workdir>.log`. See `command`."""
+        flags = (f'--config={CONFIG}', f'--workdir={workdir}', *flags)
+        return self.command(*flags, log=log or Path(f'{workdir}.log'), **options)
+
+    def command(self, *flags: str, log: Path, devices: int = 1, kill: int = 0, disk: int = 0) -> int:
+        """Starts `python -m fjq.launch` with any flags.
+
+        Args:
+          kill: dies instead of writing this seal, counted from 1.
+          disk: no file can grow beyond so many bytes.
+        """
+        return self._ask(argv=['launch', *flags], log=str(log), devices=devices, kill=kill, disk=disk)
 
     def wait(self, pid: int) -> int:
         """The exit code of a run, -N where signal N ended it."""
@@ -81,7 +91,9 @@ def _become(request):
         os.close(0)
         os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={request["devices"]}'
         if request['kill']:
-            _kill_at(int(request['kill'].removeprefix('seal:')))
+            _kill_at(request['kill'])
+        if request['disk']:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request['disk'],) * 2)
         from fjq import launch
 
         sys.argv = request['argv']
