@@ -79,7 +79,7 @@ def _write_zip(file, program: bytes, arrays: list[Any]) -> None:
         _add(archive, file, '.storage_alignment', str(_ALIGNMENT).encode())
         _add(archive, file, 'byteorder', b'little')
         for number, array in enumerate(arrays):
-            values = np.asarray(array, order='C')
+            values = np.asarray(array)
             values = values.astype(values.dtype.newbyteorder('<'), copy=False)
             _add(archive, file, f'data/{number}', memoryview(values.reshape(-1).view(np.uint8)))
         _add(archive, file, 'version', b'3\n')

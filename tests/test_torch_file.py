@@ -145,6 +145,7 @@ def test_equal_objects_are_equal_bytes_and_data_are_aligned(tmp_path):
             assert archive.read(f'archive/data/{number}') == array.tobytes()
             assert content.index(array.tobytes()) % 64 == 0
         assert {i.compress_type for i in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert {i.date_time for i in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
