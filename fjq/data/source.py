@@ -110,8 +110,10 @@ class Block:
         if values is None:
             return self
         mask = _mask(self.table[column], pa.array(values, pa.string()))
-        if mask.all():
-            return self
+        return self if mask.all() else self.select(mask)
+
+    def select(self, mask: np.ndarray) -> 'Block':
+        """The rows where the mask is True."""
         kept = np.flatnonzero(mask)
         table = self.table.filter(pa.array(mask))
         return dataclasses.replace(self, table=table, kept=kept if self.kept is None else self.kept[kept])

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fjq.data.conditions import DROPPED, has_condition
 from fjq.data.newyork import SECOND, dates_of, day_bounds, session_bounds, to_utc
@@ -169,58 +170,51 @@ def collect_ticks(
     blocks: Iterable[Block], date: datetime.date, files: TickFiles, path: str | os.PathLike
 ) -> tuple[Ticks, DayReport]:
     """The ticks of one day's blocks; see `read_day`."""
-    parts, rows, dropped = [], 0, dict.fromkeys(REASONS, 0)
+    rows, dropped = 0, dict.fromkeys(REASONS, 0)
+    parts = {'ticker': [], 'time': [], 'price': [], 'size': []}
     for block in blocks:
         rows += block.total
-        parts.append(_take(block, files, path, dropped))
-    names, ticker = _join_tickers([p.ticker for p in parts], files.stream)
-    dropped['ticker'] = rows - len(ticker) - dropped['correction'] - dropped['condition']
-    time = _join([p.time for p in parts], np.int64)
-    price = _join([p.price for p in parts], np.float64)
-    size = None if files.stream == 'index' else _join([p.size for p in parts], np.float64)
-    if parts and parts[0].naive:
-        time = to_utc(time, date, zoneinfo.ZoneInfo(files.zone))
-    if '' in names and (ticker == 0).any():
-        _refuse_cell('the cell is empty', path, 'ticker', _file_row(parts, int(np.argmax(ticker == 0))))
-    start, end = day_bounds(date)
-    if len(time) and not start <= time.min() <= time.max() < end:
-        i = int(np.argmax((time < start) | (time >= end)))
-        raise InputError(
-            f'the time {np.datetime64(int(time[i]), "ns")} UTC is not of {date} in New York',
-            file=path,
-            column=time_column(files),
-            row=_file_row(parts, i),
-            remedy='name the file by its day; integers are ns since 1970 UTC, naive times are of the field zone',
-        )
+        for name, values in _take(block, date, files, path, dropped).items():
+            parts[name].append(values)
+    # A day may fill much of the memory: what is joined and what is sorted replaces what it was made of.
+    names, ticker = _join_tickers(parts.pop('ticker'), files.stream)
+    time, price = _join(parts.pop('time'), np.int64), _join(parts.pop('price'), np.float64)
+    size = None if files.stream == 'index' else _join(parts.pop('size'), np.float64)
+    dropped['ticker'] = rows - len(time) - dropped['correction'] - dropped['condition'] - dropped['session']
     unsorted = int(np.count_nonzero(time[1:] < time[:-1]))
-    if files.session == 'regular':
-        first, last = session_bounds(date)
-        inside = (time >= first) & (time <= last)
-        dropped['session'] = len(time) - int(np.count_nonzero(inside))
-        ticker, time, price, size = (a if a is None else a[inside] for a in (ticker, time, price, size))
-    ticks = sort_ticks(Ticks(date, names, ticker, time, price, size))
+    if (order := sort_order(ticker, time)) is not None:
+        ticker = ticker[order]
+        time = time[order]
+        price = price[order]
+        size = None if size is None else size[order]
     report = DayReport(
         date=date,
         rows=rows,
         kept=len(time),
         dropped=dropped,
         tickers=int(np.count_nonzero(np.bincount(ticker, minlength=1))),
-        first=int(ticks.time[0]) if len(time) else 0,
-        last=int(ticks.time[-1]) if len(time) else 0,
+        first=int(time[0]) if len(time) else 0,
+        last=int(time[-1]) if len(time) else 0,
         zero_prices=int(np.count_nonzero(price == 0)),
         unsorted=unsorted,
     )
-    return ticks, report
+    return Ticks(date, names, ticker, time, price, size), report
 
 
 def sort_ticks(ticks: Ticks) -> Ticks:
     """The ticks in the order (time, ticker), equal ones as they came."""
-    time, ticker = ticks.time, ticks.ticker
-    if ((time[1:] > time[:-1]) | ((time[1:] == time[:-1]) & (ticker[1:] >= ticker[:-1]))).all():
+    order = sort_order(ticks.ticker, ticks.time)
+    if order is None:
         return ticks
-    order = np.lexsort((ticker, time))  # stable, and quick on the runs that files are made of
     size = None if ticks.size is None else ticks.size[order]
-    return ticks._replace(ticker=ticker[order], time=time[order], price=ticks.price[order], size=size)
+    return ticks._replace(ticker=ticks.ticker[order], time=ticks.time[order], price=ticks.price[order], size=size)
+
+
+def sort_order(ticker: np.ndarray, time: np.ndarray) -> np.ndarray | None:
+    """The permutation that sorts by (time, ticker) and keeps the order of equal ones; None where it is sorted."""
+    if ((time[1:] > time[:-1]) | ((time[1:] == time[:-1]) & (ticker[1:] >= ticker[:-1]))).all():
+        return None
+    return np.lexsort((ticker, time))  # quick on the runs of one ticker that files are made of
 
 
 def time_column(files: TickFiles) -> str:
@@ -236,57 +230,76 @@ def tick_columns(names: Sequence[str], files: TickFiles) -> dict[str, str]:
     return {**columns, 'size': 'number', 'correction': 'integer', 'conditions': 'codes'}
 
 
-class _Part(NamedTuple):
-    """The rows of one block that count; `kept` are their places in its table, None = all."""
-
-    block: Block
-    kept: np.ndarray | None
-    ticker: pa.ChunkedArray
-    time: np.ndarray
-    naive: bool
-    price: np.ndarray
-    size: np.ndarray | None
-
-
-def _file_row(parts: list[_Part], i: int) -> int:
-    """The row in the file of the i-th row that counts."""
-    for part in parts:
-        if i < len(part.time):
-            return part.block.row(i if part.kept is None else int(part.kept[i]))
-        i -= len(part.time)
-    raise IndexError(i)
-
-
-def _take(block: Block, files: TickFiles, path: str | os.PathLike, dropped: dict[str, int]) -> _Part:
-    """The rows of a block that count, with their values verified."""
-    table, kept = block.table, None
-    if not OPTIONAL.isdisjoint(table.column_names):
-        keep = np.ones(table.num_rows, bool)
-        if 'correction' in table.column_names:
-            keep = np.isin(table['correction'].fill_null(0).to_numpy(), files.keep_corrections)
-            dropped['correction'] += int(np.count_nonzero(~keep))
-        if 'conditions' in table.column_names:
-            bad = has_condition(table['conditions'], files.drop_conditions, path)
-            dropped['condition'] += int(np.count_nonzero(bad & keep))
-            keep &= ~bad
-        if not keep.all():
-            table, kept = table.filter(pa.array(keep)), np.flatnonzero(keep)
-    names = ['ticker', time_column(files), 'price' if 'price' in table.column_names else 'value']
+def _take(
+    block: Block, date: datetime.date, files: TickFiles, path: str | os.PathLike, dropped: dict[str, int]
+) -> dict[str, pa.ChunkedArray | np.ndarray]:
+    """The rows of a block that count, verified: ticker, time in ns since 1970 UTC, price and size."""
+    for reason, keep in (('correction', _is_original), ('condition', _is_price)):
+        block = _count(block, keep(block.table, files, path), reason, dropped)
+    names = ['ticker', time_column(files), 'price' if 'price' in block.table.column_names else 'value']
     names += [] if files.stream == 'index' else ['size']
-    row = lambda i: block.row(i if kept is None else kept[i])
     for name in names:
-        if table[name].null_count:
-            _refuse_cell('the cell is empty', path, name, row(int(np.argmax(table[name].is_null().to_numpy()))))
-    numbers = []
+        values = block.table[name]
+        if values.null_count:
+            _refuse_cell('the cell is empty', path, name, block.row(np.argmax(values.is_null().to_numpy())))
     for name in names[2:]:
-        values = table[name].to_numpy()
+        values = block.table[name].to_numpy()
         if len(values) and not 0 <= values.min() <= values.max() < np.inf:  # NaN compares false
             i = int(np.argmax(~((values >= 0) & (values < np.inf))))
-            _refuse_cell(f'{values[i]} is negative or not finite', path, name, row(i))
-        numbers.append(values)
-    stamp = table[time_column(files)]
-    price, size = (*numbers, None)[:2]
-    return _Part(block, kept, table['ticker'], _nanoseconds(stamp), _is_naive(stamp), price, size)
+            _refuse_cell(f'{values[i]} is negative or not finite', path, name, block.row(i))
+    empty = [_is_empty(chunk) for chunk in block.table['ticker'].chunks]
+    if any(e.any() for e in empty):
+        _refuse_cell('the cell is empty', path, 'ticker', block.row(np.argmax(np.concatenate(empty))))
+    time = _read_time(block, date, files, path)
+    if files.session == 'regular':
+        first, last = session_bounds(date)
+        inside = (time >= first) & (time <= last)
+        block, time = _count(block, inside, 'session', dropped), time[inside]
+    price, size = (*(block.table[n].to_numpy() for n in names[2:]), None)[:2]
+    return {'ticker': block.table['ticker'], 'time': time, 'price': price, 'size': size}
+
+
+def _is_empty(tickers: pa.DictionaryArray) -> np.ndarray:
+    return tickers.indices.to_numpy() == pc.index(tickers.dictionary, '').as_py()  # -1 = no name is empty
+
+
+def _count(block: Block, keep: np.ndarray | None, reason: str, dropped: dict[str, int]) -> Block:
+    """The block with the rows to keep; the others are counted."""
+    if keep is None or keep.all():
+        return block
+    dropped[reason] += int(np.count_nonzero(~keep))
+    return block.select(keep)
+
+
+def _is_original(table: pa.Table, files: TickFiles, path: str | os.PathLike) -> np.ndarray | None:
+    if 'correction' not in table.column_names:
+        return None
+    return np.isin(table['correction'].fill_null(0).to_numpy(), files.keep_corrections)
+
+
+def _is_price(table: pa.Table, files: TickFiles, path: str | os.PathLike) -> np.ndarray | None:
+    if 'conditions' not in table.column_names:
+        return None
+    return ~has_condition(table['conditions'], files.drop_conditions, path)
+
+
+def _read_time(block: Block, date: datetime.date, files: TickFiles, path: str | os.PathLike) -> np.ndarray:
+    """ns since 1970 UTC, verified to be of the day."""
+    stamp = block.table[time_column(files)]
+    time = _nanoseconds(stamp)
+    if _is_naive(stamp):
+        time = to_utc(time, date, zoneinfo.ZoneInfo(files.zone))
+    start, end = day_bounds(date)
+    if len(time) and not start <= time.min() <= time.max() < end:
+        i = int(np.argmax((time < start) | (time >= end)))
+        raise InputError(
+            f'the time {np.datetime64(int(time[i]), "ns")} UTC is not of {date} in New York',
+            file=path,
+            column=time_column(files),
+            row=block.row(i),
+            remedy='name the file by its day; integers are ns since 1970 UTC, naive times are of the field zone',
+        )
+    return time
 
 
 def _refuse_cell(what: str, path: str | os.PathLike, column: str, row: int) -> None:
