@@ -92,8 +92,8 @@ def test_folders_of_other_settings_or_owners_are_refused(tmp_path):
     ('field', 'value'),
     [
         ('start', '2022-02-30'), ('start', '1890-01-01'), ('days', 0), ('seed', -1), ('what', ('index', 'news')),
-        ('what', ()), ('layouts', ('arrow',)), ('vol', 0.0), ('jumps_per_year', -1.0), ('option_roots', 9),
-        ('daily_symbols', 0), ('index_symbols', 1),
+        ('what', ()), ('layouts', ('arrow',)), ('vol', 0.0), ('jumps_per_year', -1.0), ('half_life', 0.0),
+        ('option_roots', 9), ('daily_symbols', 0), ('index_symbols', 1),
     ],
 )  # fmt: skip
 def test_bad_fields_are_named(tmp_path, field, value):

@@ -58,7 +58,7 @@ def test_index_blocks_wrap_and_zeros_lead(made):
     assert (zero[:, 1:] <= zero[:, :-1]).all()  # never 0 after a first print
     assert 0.2 < zero.mean() < 0.4 and 0.15 < zero.all(1).mean() < 0.35
     assert value['SPX'][0] == 0 < value['SPX'][1] and value['VIX'][0] > 0 and not value['SKEW'].any()
-    assert value['AAVE100'].all() and min(names) == 'AAVE100'
+    assert min(names) == 'AMBTX' and len(set(value['AMBTX'])) == 1 and value['AMBTX'][0] > 0
     still = np.diff(np.array(list(value.values())), axis=1) == 0
     assert 0.35 < still.mean() < 0.75
     assert np.mean(np.diff(value['TNX']) == 0) > 0.5 > 0.1 > np.mean(np.diff(value['SPX']) == 0)
@@ -66,7 +66,7 @@ def test_index_blocks_wrap_and_zeros_lead(made):
 
 def test_holiday_has_a_file_without_spx(made):
     day, holiday = read_index(day_file(made['index'])), read_index(day_file(made['index'], '2022-02-21'))
-    assert not {'SPX', 'VIX'} & set(holiday[0]) and 'AAVE100' in holiday[0]
+    assert not {'SPX', 'VIX'} & set(holiday[0]) and any('BTC' in name for name in holiday[0])
     assert len(set(holiday[0])) < len(set(day[0])) / 2 and (holiday[2] > 0).all()
     assert len(list(made['index'].rglob('*.parquet'))) == DAYS + 1
 
@@ -90,6 +90,11 @@ def test_half_day_stands_still_after_the_close(tmp_path):
     assert len(np.unique(spx[212:])) == 1 < len(np.unique(spx[150:211]))
     last = pq.read_table(day_file(made['spy'], '2022-11-25'))['sip_timestamp'].to_numpy()[-1]
     assert np.datetime64(int(last), 'ns') < np.datetime64('2022-11-25T22:00')  # 17:00 in New York
+
+
+def test_smallest_index(tmp_path):
+    made = simulate(tmp_path, scaled('tiny', start='2022-02-18', days=2, what=('index',), index_symbols=2))
+    assert [len(read_index(path)[0]) for path in sorted(made['index'].rglob('*.parquet'))] == [782, 391, 782]
 
 
 def test_large_index_has_visitors_and_row_groups(tmp_path):

@@ -14,13 +14,12 @@ from fjq.data.synthetic.extremes import extremes
 from fjq.data.synthetic.minutes import Paths, asset_paths, simulate_day
 from fjq.data.synthetic.ticks import fill, tick_counts
 from fjq.data.synthetic.volatility import (
-    FAST,
     NIGHT,
     SESSION,
     SESSION_SHARE,
-    SLOW,
     YEAR,
     expected_variance,
+    factors,
     implied_vol,
     jump_variance,
     latent,
@@ -82,18 +81,19 @@ def test_a_longer_market_starts_with_the_same_days():
     np.testing.assert_array_equal(a.sectors, b.sectors)
 
 
-def test_expected_variance_is_the_mean_of_the_process():
-    origin, rng = Market().origin, np.random.default_rng(0)
-    slow, fast, paths, horizon = 0.4, -0.3, 200_000, 10
+@pytest.mark.parametrize('half_life', [46.0, 5.0])
+def test_expected_variance_is_the_mean_of_the_process(half_life):
+    origin, rng = Market(half_life=half_life).origin, np.random.default_rng(0)
+    slow, fast, paths, horizon, both = 0.4, -0.3, 200_000, 10, factors(origin)
     x = [np.full(paths, slow), np.full(paths, fast)]
     total, brute = np.zeros(paths), {}
     for step in range(horizon):
         if step:  # the session of the day before
             z = rng.standard_normal(paths)
-            x = [f.decay * v for f, v in zip((SLOW, FAST), x, strict=True)]
-            x = [v + np.sqrt(SESSION_SHARE) * shock(f, z, rng) for f, v in zip((SLOW, FAST), x, strict=True)]
+            x = [f.decay * v for f, v in zip(both, x, strict=True)]
+            x = [v + np.sqrt(SESSION_SHARE) * shock(f, z, rng) for f, v in zip(both, x, strict=True)]
         z = rng.standard_normal(paths)
-        x = [v + np.sqrt(1 - SESSION_SHARE) * shock(f, z, rng) for f, v in zip((SLOW, FAST), x, strict=True)]
+        x = [v + np.sqrt(1 - SESSION_SHARE) * shock(f, z, rng) for f, v in zip(both, x, strict=True)]
         total += np.exp(mean_level(origin) + x[0] + x[1])
         brute[step + 1] = (1 + NIGHT) * total / (step + 1)
     exact = expected_variance(origin, np.array(slow), np.array(fast), [1, 4, horizon]) - jump_variance(origin)
@@ -116,6 +116,7 @@ def test_long_run_volatility_leverage_and_tails():
         moves = np.diff(path.slow), np.diff(path.fast)
         assert all(np.corrcoef(path.returns[:-1, SESSION], move)[0, 1] < -0.3 for move in moves)
         assert np.corrcoef(path.returns[:-1, SESSION], path.variance[1:])[0, 1] < -0.03
+    assert np.corrcoef(paths[0].slow[46:], paths[0].slow[:-46])[0, 1] == pytest.approx(0.5, abs=0.15)
     acf = [np.corrcoef(np.log(path.variance[21:]), np.log(path.variance[:-21]))[0, 1] for path in paths]
     assert 0.2 < np.mean(acf) < 0.7
 
@@ -127,7 +128,7 @@ def test_nights_have_their_share_of_the_variance():
     z = night / np.sqrt(NIGHT * np.exp(path.level + path.slow_close + path.fast_close)[:-1])
     assert np.mean(z**2) == pytest.approx(1, abs=4 * np.sqrt(2 / len(z)))
     moves = path.slow[1:] - path.slow_close[:-1]
-    assert np.corrcoef(z, moves)[0, 1] == pytest.approx(SLOW.leverage, abs=0.05)
+    assert np.corrcoef(z, moves)[0, 1] == pytest.approx(factors(Market().origin)[0].leverage, abs=0.05)
 
 
 def test_index_levels_know_more_of_the_future_than_past_variance():
@@ -181,7 +182,7 @@ def test_minute_returns_have_the_spot_variance_and_leverage():
     assert np.mean(z**2) == pytest.approx(1, abs=5 * np.sqrt(2 / len(z)))
     assert np.corrcoef(z[1:], z[:-1])[0, 1] == pytest.approx(0, abs=4 / np.sqrt(len(z)))
     moves = np.concatenate([np.diff(day.slow)[day.session] for day in days])
-    assert np.corrcoef(z, moves)[0, 1] == pytest.approx(SLOW.leverage, abs=0.1)
+    assert np.corrcoef(z, moves)[0, 1] == pytest.approx(factors(Market().origin)[0].leverage, abs=0.1)
 
 
 def test_paths_join_the_daily_walk():

@@ -17,6 +17,7 @@ class Origin(NamedTuple):
     seed: int
     vol: float
     jumps_per_year: float
+    half_life: float
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -41,10 +42,11 @@ class Market:
     table_rows: int = 2_000  # rows of the wide table
     vol: float = 0.16  # long-run annualised volatility of the market, close to close
     jumps_per_year: float = 6.0  # of the market factor, inside sessions
+    half_life: float = 46.0  # of the slow variance factor, in sessions; shorter gives more to learn from in fewer days
 
     @property
     def origin(self) -> Origin:
-        return Origin(self.start, self.seed, self.vol, self.jumps_per_year)
+        return Origin(self.start, self.seed, self.vol, self.jumps_per_year, self.half_life)
 
 
 SCALES: dict[str, dict[str, int]] = {
@@ -102,6 +104,8 @@ def check(market: Market) -> None:
             raise InputError(what, column=field, remedy='simulate more stocks or fewer of these')
     if not 0.01 <= market.vol <= 2:
         raise InputError(f'{market.vol} lies outside 0.01..2', column='vol', remedy='give an annualised volatility')
+    if not 1 <= market.half_life <= 1000:
+        raise InputError(f'{market.half_life} lies outside 1..1000', column='half_life', remedy='give it in sessions')
     if not 0 <= market.jumps_per_year <= 100:
         what = f'{market.jumps_per_year} lies outside 0..100'
         raise InputError(what, column='jumps_per_year', remedy='give a rate a year')

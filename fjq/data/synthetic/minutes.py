@@ -14,7 +14,7 @@ from fjq.data.synthetic.assets import SECTORS, Assets, Walk, sectors
 from fjq.data.synthetic.calendar import CLOSE, OPEN, POST_MINUTES, PRE_OPEN, Date, close_minute
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.market import Origin
-from fjq.data.synthetic.volatility import FAST, GAP, PART_VARIANCE, POST, PRE, SESSION, SESSION_SHARE, SLOW, latent
+from fjq.data.synthetic.volatility import GAP, PART_VARIANCE, POST, PRE, SESSION, SESSION_SHARE, factors, latent
 
 SESSION_START = OPEN - PRE_OPEN  # first minute of the session, counted from 04:00
 DAY_MINUTES = CLOSE + POST_MINUTES - PRE_OPEN  # of a whole day; a half day ends three hours earlier
@@ -101,13 +101,13 @@ def simulate_day(origin: Origin, d: int, count: int) -> Day:
     gone[session.start + 1 : session.stop + 1] = np.cumsum(clock[session])
     gone[session.stop + 1 :] = 1
     shocks = bridge(np.sqrt(clock[session]) * z[:3, session], clock[session], path.shock[d])
-    factors = []
-    for f, x, own in ((SLOW, path.slow, shocks[1]), (FAST, path.fast, shocks[2])):
+    states = []
+    for f, x, own in zip(factors(origin), (path.slow, path.fast), shocks[1:], strict=True):
         moves = np.zeros(minutes + 1)
         moves[session.start + 1 : session.stop + 1] = f.leverage * shocks[0] + np.sqrt(1 - f.leverage**2) * own
-        factors.append(x[d] * (1 - gone * (1 - f.decay)) + f.shock * np.sqrt(SESSION_SHARE) * np.cumsum(moves))
+        states.append(x[d] * (1 - gone * (1 - f.decay)) + f.shock * np.sqrt(SESSION_SHARE) * np.cumsum(moves))
 
-    log_swing = SWING_SD * _ar1(z[3, session], SWING_DECAY) + (factors[0] + factors[1])[session]
+    log_swing = SWING_SD * _ar1(z[3, session], SWING_DECAY) + (states[0] + states[1])[session]
     share = clock.copy()
     share[session] *= np.exp(log_swing - log_swing.max())
     share[session] /= share[session].sum()
@@ -128,7 +128,7 @@ def simulate_day(origin: Origin, d: int, count: int) -> Day:
         steps = np.sqrt(sector_variance[at]) * z[4:, at]
         sector_returns[:, at] = bridge(steps, clock[at], daily.returns[d, :, part])
     jump[jump_minute(session, path.jump_at[d])] = path.jump[d]
-    return Day(d, date, parts, clock, spot, returns, jump, sector_returns, sector_variance, *factors)
+    return Day(d, date, parts, clock, spot, returns, jump, sector_returns, sector_variance, *states)
 
 
 def _ar1(z: np.ndarray, decay: float) -> np.ndarray:

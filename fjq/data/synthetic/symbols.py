@@ -2,6 +2,7 @@
 
 The mix is that of a real day of index values: three in ten rows hold 0 because their symbol never prints or has not
 yet, half the minutes repeat the one before, and a third of the symbols, crypto and regions, also prints on holidays.
+The first in the alphabet prints always and never moves: features that divide by a frame's first price keep the levels.
 """
 
 from typing import NamedTuple
@@ -26,15 +27,15 @@ EQUITY = (
     ('IRX', 'rate', 0.0, 0.0, 3, 0.02, 2.2), ('OVX', 'slow', -1.2, 0.0, 4, 0.03, 45.0),
     ('GVZ', 'slow', -0.8, 0.0, 4, 0.025, 16.6),
 )  # fmt: skip
-CORE = ('AAVE100', 'SPX', 'VIX', 'VIX9D', 'VIX3M', 'SKEW', 'VIX6M', 'VIX1Y', 'VVIX', 'SPRO01', 'SPEN01', 'VXN', 'RVX')
-CORE += ('XSP', 'RPEN01', 'OEX', 'RUT', 'RPRO01', 'DJX', 'COR1M', 'TNX', 'SPBUF01', 'COR3M', 'BXM', 'PUT', 'RLR', 'TYX')
-CORE += ('FVX', 'IRX', 'OVX', 'GVZ', 'RVOL', 'VXD', 'VXMT', 'VIN', 'VIF', 'SP0BF10A', 'TLTPRO01')
-DEAD = ('SKEW', 'SPRO01', 'SPEN01', 'RPEN01', 'RPRO01', 'SPBUF01', 'RLR', 'RVOL', 'SP0BF10A', 'TLTPRO01')
+CORE = ('AMBTX', 'SPX', 'VIX', 'BTC5RP', 'VIX9D', 'VIX3M', 'SKEW', 'VIX6M', 'VIX1Y', 'VVIX', 'SPRO01', 'SPEN01')
+CORE += ('VXN', 'RVX', 'XSP', 'RPEN01', 'OEX', 'RUT', 'RPRO01', 'DJX', 'COR1M', 'TNX', 'SPBUF01', 'COR3M', 'BXM')
+CORE += ('PUT', 'RLR', 'TYX', 'FVX', 'IRX', 'OVX', 'GVZ', 'RVOL', 'VXD', 'VXMT', 'VIN', 'VIF', 'SP0BF10A')
+DEAD = ('SKEW', 'SPRO01', 'SPEN01', 'RPEN01', 'RPRO01', 'SPBUF01', 'RLR', 'RVOL', 'SP0BF10A')
 # What fills the rest, in a cycle of 34 with a real day's shares. Regions print while New York sleeps, worlds do not.
 CYCLE = ('region', 'dead', 'crypto', 'fund', 'world', 'dead', 'equity', 'region', 'crypto', 'slow', 'dead', 'world')
 CYCLE += ('region', 'crypto', 'dead', 'slow', 'world', 'region', 'dead', 'crypto', 'equity', 'fund', 'dead', 'world')
 CYCLE += ('region', 'dead', 'crypto', 'slow', 'world', 'dead', 'fixed', 'crypto', 'dead', 'region')
-PREFIX = dict(region='MS', world='MW', dead='SPRE', crypto='BTC', fund='', equity='SI', slow='TW', fixed='AMB')
+PREFIX = dict(region='MS', world='MW', dead='SPRE', crypto='BTC', equity='SI', slow='TW', fixed='AMC')
 TRAITS = dict(  # beta, load, own sd, mean log level, sd of it
     region=(0.6, 0.4, 0.004, 7.0, 1.2), world=(0.7, 0.4, 0.003, 7.0, 1.2), crypto=(0.8, 0.0, 0.035, 2.5, 3.0),
     fund=(0.9, 0.5, 0.004, 3.7, 0.5), equity=(1.0, 1.0, 0.003, 6.0, 0.8), slow=(0.4, 0.1, 0.001, 5.5, 0.9),
@@ -43,7 +44,7 @@ TRAITS = dict(  # beta, load, own sd, mean log level, sd of it
 REFRESH = dict(volatility=0.9, special=0.8, equity=0.98, fund=0.9, region=0.75, world=0.75, crypto=0.98, slow=0.5)
 REFRESH |= dict(rate=0.3)
 LATE_KINDS = ('equity', 'fund', 'slow', 'world', 'volatility', 'special')  # print for the first time after 09:30
-HOLIDAY_KINDS = ('crypto', 'region')  # print on a holiday
+HOLIDAY_KINDS = ('crypto', 'region', 'fixed')  # print on a holiday
 VISITOR_EVERY = 25  # one filler symbol in so many is absent on half the days
 
 
@@ -59,11 +60,11 @@ class Symbols(NamedTuple):
 
 def _filler_name(kind: str, i: int) -> str:
     letters = chr(65 + i // 676 % 26) + chr(65 + i // 26 % 26) + chr(65 + i % 26)
-    return letters + 'XIV' if kind == 'fund' else PREFIX[kind] + letters
+    return f'F{letters}IV' if kind == 'fund' else PREFIX[kind] + letters
 
 
 def symbols(origin: Origin, count: int) -> Symbols:
-    """The first `count` symbols of the mix, those that matter first. AAVE100, first in the alphabet, always prints."""
+    """The first `count` symbols of the mix, those that matter first."""
     known = {row[0]: row for row in EQUITY}
     rows = []
     for i in range(count):
@@ -73,7 +74,7 @@ def symbols(origin: Origin, count: int) -> Symbols:
             _, kind, beta, load, sector, own, level = known.get(name, (name, 'dead', 0, 0, 0, 0, 1.0))
             kind = 'volatility' if name in VOLATILITY else 'special' if name in SPECIAL else kind
         else:
-            kind = 'crypto' if core else CYCLE[i % len(CYCLE)]
+            kind = dict(AMBTX='fixed', BTC5RP='crypto')[name] if core else CYCLE[i % len(CYCLE)]
             z = generator(origin.seed, 'index traits', part=i).standard_normal(3)
             beta, load, own, mean, sd = TRAITS[kind]
             beta, load, own = beta * np.exp(0.2 * z[0]), load * np.exp(0.2 * z[1]), own * np.exp(0.2 * z[1])

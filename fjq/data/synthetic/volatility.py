@@ -27,7 +27,7 @@ NIGHT = 1.25 - 1.0  # variance between two sessions, in the same unit
 SESSION_SHARE = 0.8  # of a day's shock to the factors falls into the session, the rest into the night
 DRIFT = 0.05 / YEAR  # mean log return a session
 JUMP_MEAN, JUMP_SD = -0.002, 0.010  # log size of a jump of the market
-PREMIUM, PREMIUM_DECAY, PREMIUM_SD = 0.13, 0.95, 0.05  # log of implied over expected volatility: mean, AR(1), sd
+PREMIUM, PREMIUM_DECAY, PREMIUM_SD = 0.13, 0.95, 0.03  # log of implied over expected volatility: mean, AR(1), sd
 ACTIVITY_SD = 0.15  # daily noise of the log number of trades
 
 
@@ -44,8 +44,12 @@ class Factor(NamedTuple):
         return self.sd * np.sqrt(1 - self.decay**2)
 
 
-SLOW = Factor(decay=0.985, sd=0.65, leverage=-0.7)
 FAST = Factor(decay=0.60, sd=0.45, leverage=-0.55)
+
+
+def factors(origin: Origin) -> tuple[Factor, Factor]:
+    """The slow factor and the fast one."""
+    return Factor(decay=0.5 ** (1 / origin.half_life), sd=0.65, leverage=-0.7), FAST
 
 
 class Latent(NamedTuple):
@@ -66,9 +70,9 @@ class Latent(NamedTuple):
     activity: np.ndarray  # log number of trades less its mean
 
 
-def _stationary_log_variance() -> float:
-    cross = SLOW.leverage * FAST.leverage * SLOW.shock * FAST.shock / (1 - SLOW.decay * FAST.decay)
-    return SLOW.sd**2 + FAST.sd**2 + 2 * cross
+def _stationary_log_variance(slow: Factor, fast: Factor) -> float:
+    cross = slow.leverage * fast.leverage * slow.shock * fast.shock / (1 - slow.decay * fast.decay)
+    return slow.sd**2 + fast.sd**2 + 2 * cross
 
 
 def jump_variance(origin: Origin) -> float:
@@ -84,15 +88,15 @@ def mean_variance(origin: Origin) -> float:
 
 def mean_level(origin: Origin) -> float:
     """m, the mean of log V."""
-    return np.log(mean_variance(origin)) - 0.5 * _stationary_log_variance()
+    return np.log(mean_variance(origin)) - 0.5 * _stationary_log_variance(*factors(origin))
 
 
 @functools.cache
-def _log_variances(steps: int) -> np.ndarray:
+def _log_variances(slow: Factor, fast: Factor, steps: int) -> np.ndarray:
     """[steps] variance of log V in each of the next sessions, given the factors at a close."""
     step = np.arange(steps)
     total = np.zeros(steps)
-    for a, b, times in ((SLOW, SLOW, 1), (FAST, FAST, 1), (SLOW, FAST, 2)):
+    for a, b, times in ((slow, slow, 1), (fast, fast, 1), (slow, fast, 2)):
         decay, correlation = a.decay * b.decay, 1.0 if a is b else a.leverage * b.leverage
         shocks = (1 - SESSION_SHARE) * decay**step + (1 - decay**step) / (1 - decay)  # tonight's, then whole days'
         total += times * correlation * a.shock * b.shock * shocks
@@ -112,11 +116,12 @@ def expected_variance(origin: Origin, slow: np.ndarray, fast: np.ndarray, horizo
     Returns:
       [H, *S].
     """
-    offsets = mean_level(origin) + 0.5 * _log_variances(max(horizons))
+    decays = [factor.decay for factor in factors(origin)]
+    offsets = mean_level(origin) + 0.5 * _log_variances(*factors(origin), max(horizons))
     total = np.zeros(np.shape(slow))
     means = {}
     for step, offset in enumerate(offsets):
-        total += np.exp(offset + SLOW.decay**step * slow + FAST.decay**step * fast)
+        total += np.exp(offset + decays[0] ** step * slow + decays[1] ** step * fast)
         if step + 1 in horizons:
             means[step + 1] = (1 + NIGHT) * total / (step + 1) + jump_variance(origin)
     return np.stack([means[horizon] for horizon in horizons])
@@ -139,8 +144,8 @@ def latent(origin: Origin, count: int) -> Latent:
     sizes = JUMP_MEAN + JUMP_SD * generator(seed, 'market jump sizes').standard_normal(count)
     state = generator(seed, 'market state').standard_normal(3)
 
-    factors = (SLOW, FAST)
-    x = np.array([f.sd for f in factors]) * state[:2]
+    both = factors(origin)
+    x = np.array([f.sd for f in both]) * state[:2]
     premium = PREMIUM_SD * state[2]
     opens, closes = np.empty((count, 2)), np.empty((count, 2))
     variance, returns, premia = np.empty(count), np.zeros((count, 4)), np.empty(count)
@@ -153,7 +158,7 @@ def latent(origin: Origin, count: int) -> Latent:
         variance[d] = np.exp(level + x.sum())
         row = z[d + 1]
         returns[d, SESSION] = np.sqrt(variance[d]) * row[0] + DRIFT - variance[d] / 2 + jump[d]
-        for i, f in enumerate(factors):
+        for i, f in enumerate(both):
             step = f.leverage * row[0] + np.sqrt(1 - f.leverage**2) * row[1 + i]
             closes[d, i] = f.decay * x[i] + f.shock * np.sqrt(SESSION_SHARE) * step
         night_variance = np.exp(level + closes[d].sum())
@@ -162,7 +167,7 @@ def latent(origin: Origin, count: int) -> Latent:
         if d + 1 < count:
             returns[d + 1, [GAP, PRE]] = night[:2]
         night_z = night.sum() / np.sqrt(NIGHT * night_variance)
-        for i, f in enumerate(factors):
+        for i, f in enumerate(both):
             step = f.leverage * night_z + np.sqrt(1 - f.leverage**2) * row[6 + i]
             x[i] = closes[d, i] + f.shock * np.sqrt(1 - SESSION_SHARE) * step
         premium = PREMIUM_DECAY * premium + PREMIUM_SD * np.sqrt(1 - PREMIUM_DECAY**2) * row[8]
