@@ -117,6 +117,8 @@ def test_bootstrap_resamples_whole_blocks():
     np.testing.assert_allclose(compare.block_bootstrap(x, block=3, draws=100, seed=0), (5, 5))
     low, high = compare.block_bootstrap(x, block=2, draws=100, seed=0)
     assert low < 4.9 and high > 5.1
+    same = np.full(61, 5.0)  # blocks that do not divide the rows still make resamples of all of them
+    np.testing.assert_allclose(compare.block_bootstrap(same, block=7, draws=100, seed=0), (5, 5))
     assert compare.block_bootstrap(x, block=40, draws=10, seed=0) == (-np.inf, np.inf)
     for bad in (dict(block=0, draws=1), dict(block=1, draws=0), dict(block=1, draws=1, level=1.0)):
         with pytest.raises(InputError):

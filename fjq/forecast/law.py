@@ -15,12 +15,18 @@ def as_float(x) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def concrete(p) -> np.ndarray | None:
+    """The values of p, or None while JAX traces and there are none yet."""
+    try:
+        return np.asarray(p)
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
 def require_probability(p) -> None:
-    """Refuses levels outside (0, 1); traced values cannot be read and pass."""
-    if isinstance(p, jax.core.Tracer):
-        return
-    values = np.asarray(p)
-    if not np.all((values > 0) & (values < 1)):
+    """Refuses levels outside (0, 1) where they can be read."""
+    values = concrete(p)
+    if values is not None and not np.all((values > 0) & (values < 1)):
         raise InputError(f'the level {p} is not between 0 and 1', remedy='give probabilities such as 0.05')
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fjq.errors import InputError
-from fjq.forecast.law import Law, as_float
+from fjq.forecast.law import Law, as_float, concrete
 
 
 def trapezoid_weights(levels: tuple[float, ...]) -> np.ndarray:
@@ -61,8 +61,9 @@ class Quantiles(Law):
         return jnp.sqrt(inside + self.levels[0] * q[..., 0] ** 2 + (1 - self.levels[-1]) * q[..., -1] ** 2)
 
     def quantile(self, p) -> jax.Array:
-        if not isinstance(p, jax.core.Tracer):
-            least, most = float(np.min(p)), float(np.max(p))
+        asked = concrete(p)
+        if asked is not None:
+            least, most = float(asked.min()), float(asked.max())
             if least < self.levels[0] - 1e-6 or most > self.levels[-1] + 1e-6:
                 have = f'quantiles from {self.levels[0]:g} to {self.levels[-1]:g}'
                 raise InputError(

@@ -260,6 +260,16 @@ def test_variance_har_and_harq(market):
         np.testing.assert_allclose(law.value[:, 1], expected, rtol=1e-6)
 
 
+def test_variance_har_stays_within_what_it_has_seen(market):
+    history, rows = market
+    asked, labels = split(rows)
+    wild = history | {'daily_rv': np.where(np.arange(M) == 500, 9, 1) * history['daily_rv']}
+    for fit in ('train', 'expanding'):
+        law = Har(log=False, fit=fit).forecast(wild, asked, rows | {'train': rows['time'] < rows['time'][379]})
+        ended = np.arange(M) < 379 if fit == 'train' else rows['label_end'][:, 0] <= rows['time'][500]
+        np.testing.assert_allclose(law.value[80, 0], rows['target'][ended & (np.arange(M) >= 21), 0].max())
+
+
 def test_har_with_a_repeated_column_still_fits(market):
     history, rows = market
     asked, labels = split(rows)

@@ -68,11 +68,10 @@ def test_walk_forward_never_looks_ahead(rows, purge, embargo, folds, min_train, 
         start = time[step.test].min()
         assert len(step.train) >= min_train and len(step.test)
         assert (np.maximum(label_end, time + purge)[step.train] + embargo < start).all()
-        if window is None:
-            others = np.setdiff1d(np.flatnonzero(time < start), step.train)
-            assert (np.maximum(label_end, time + purge)[others] + embargo >= start).all()
-        else:
-            assert (time[step.train] >= start - window).all()
+        first = time.min() if window is None else start - window
+        assert (time[step.train] >= first).all()
+        others = np.setdiff1d(np.flatnonzero((time < start) & (time >= first)), step.train)
+        assert (np.maximum(label_end, time + purge)[others] + embargo >= start).all()  # only what must go is gone
         assert (np.diff(time[step.train].astype(int)) >= 0).all() and (np.diff(time[step.test].astype(int)) >= 0).all()
     tests = np.concatenate([step.test for step in steps])
     np.testing.assert_array_equal(np.sort(tests), np.flatnonzero(time >= time[steps[0].test].min()))
