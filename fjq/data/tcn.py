@@ -85,6 +85,8 @@ class TcnData(TickFiles):
             )
         bank = build_bank(cache, self.tick_files(), self._framing(), parallel)
         say(bank.summary())
+        for why in bank.skipped.values():
+            say(f'skipped: {why}')
         counts = [np.bincount(bank.array(i, 'frame'), minlength=d.frames) for i, d in enumerate(bank.days)]
         closes = {name.lower(): bank.closes(name) for name in CLOSES}
         dataset = TcnDataset(self, bank, bank.dates, counts, labels, closes, bank.content())

@@ -364,6 +364,20 @@ def test_what_makes_no_dataset(files, tmp_path):
             open_data(files, **changes)
 
 
+def test_a_skipped_file_is_named_and_its_day_is_gone(files, tmp_path, capsys):
+    shutil.copytree(files / 'ticks', tmp_path / 'ticks')
+    bad = tmp_path / 'ticks' / f'{DAYS[2]}.parquet'
+    bad.write_bytes(bad.read_bytes()[:100])
+    changed = config(files, root=str(tmp_path / 'ticks'))
+    with pytest.raises(InputError, match=f'{DAYS[2]}.parquet: not a parquet file, or a truncated one'):
+        changed.open(tmp_path, ONE)
+    changed.on_bad_file = 'skip'
+    dataset = changed.open(tmp_path, ONE)
+    said = capsys.readouterr().out
+    assert '1 files skipped' in said and f'skipped: {bad}: not a parquet file' in said
+    assert [str(d) for d in dataset.rows('all')['time']] == [d for d in DAYS if d != DAYS[2]]
+
+
 def test_framing_processes_load_neither_jax_nor_torch():
     code = 'import sys, fjq.data.tcn; print([m for m in ("jax", "torch", "pandas", "matplotlib") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
