@@ -17,19 +17,23 @@ HERE = Path(__file__).resolve().parent
 CONFIG = HERE / 'toy_config.py'
 
 
+def environment() -> dict[str, str]:
+    """Variables for a process that runs the toy: plain CPU, all programs cached beside the tests' own."""
+    return os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': '',
+        'PYTHONPATH': os.pathsep.join([str(HERE.parent), str(HERE)]),
+        'JAX_COMPILATION_CACHE_DIR': str(HERE.parent / '.jax_cache'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+
+
 class Runner:
     """Starts runs of tests/toy_config.py; a context manager that ends its server."""
 
     def __enter__(self):
-        env = os.environ | {
-            'JAX_PLATFORMS': 'cpu',
-            'XLA_FLAGS': '',
-            'PYTHONPATH': os.pathsep.join([str(HERE.parent), str(HERE)]),
-            'JAX_COMPILATION_CACHE_DIR': str(HERE.parent / '.jax_cache'),
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        }
         self._server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
         )
         return self
 

@@ -1,0 +1,169 @@
+"""The command: what it says in one line, and what it costs to ask."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from toy_run import CONFIG, HERE, Runner, environment
+
+from fjq.launch import describe, list_configs, list_jobs, load_config
+
+ROOT = HERE.parent
+COMMAND = [sys.executable, '-m', 'fjq.launch']
+
+
+@pytest.fixture(scope='module')
+def runner():
+    with Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def ask(runner, tmp_path):
+    """Runs the command; gives its exit code and the lines that it said."""
+
+    def run(*flags):
+        log = tmp_path / 'log'
+        log.unlink(missing_ok=True)
+        code = runner.wait(runner.command(*flags, log=log))
+        return code, log.read_text().splitlines()
+
+    return run
+
+
+TOY = f'--config={CONFIG}'
+
+
+@pytest.mark.parametrize(
+    ('flags', 'words'),
+    [
+        (['--job=train'], ['--config', 'no config is given']),
+        ([f'--config={HERE}/toy_confg.py'], ['toy_confg.py', "Did you mean 'toy_config.py'"]),
+        ([f'{TOY}:tinny'], ["'tinny'", "'tiny'"]),
+        ([TOY, '--job=trian'], ["'trian'", "Did you mean 'train'"]),
+        ([TOY, '--config.optim.lerning_rate=1'], ["'lerning_rate'", "Did you mean 'learning_rate'"]),
+        ([TOY, '--config.optm.eps=1'], ["'optm'", "Did you mean 'optim'"]),
+        ([TOY, '--config.optim.eps', '1', '--config.data.nois', '1'], ["'nois'", "Did you mean 'noise'"]),
+        ([TOY, '--config.optim.learning_rate=fast'], ['config.optim.learning_rate', "'fast'"]),
+        ([TOY, '--config.train.steps=1.5'], ['config.train.steps', "'1.5'"]),
+        ([TOY, '--config.mesh.fsdp=maybe'], ['config.mesh.fsdp', "'maybe'"]),
+        ([TOY, '--config.optim=3'], ['config.optim', '3']),
+        ([TOY, '--workdri=x'], ["'workdri'", 'workdir']),
+        ([TOY, 'train'], ["'train'", '--flag=value']),
+        ([TOY, '--coordinator=a:1', '--processes=2'], ['--processes=2', '--process=-1']),
+        (['--config', str(CONFIG), '--job', 'trian'], ["Did you mean 'train'"]),
+        ([f'-config={CONFIG}', '-job=trian'], ["Did you mean 'train'"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(ask, flags, words):
+    code, said = ask(*flags)
+    assert code == 2
+    assert len(said) == 1 and said[0].startswith('fjq: ') and all(w in said[0] for w in words), said
+
+
+def test_a_config_that_cannot_be_read_is_one_line(ask, tmp_path):
+    bad = tmp_path / 'bad.py'
+    for text, words in (('x = (\n', ['bad.py', 'line 1']), ('x = 1\n', ['bad.py', 'get_config'])):
+        bad.write_text(text)
+        code, said = ask(f'--config={bad}')
+        assert code == 2 and len(said) == 1 and all(w in said[0] for w in words), said
+
+
+def test_wrong_input_of_the_run_itself_is_one_line_too(ask, tmp_path):
+    code, said = ask(TOY, f'--workdir={tmp_path}/run', '--config.train.metric=qlik')
+    assert code == 2 and said == [
+        "fjq: train.metric is 'qlik', which validation does not give. Choose one of loss, mae."
+    ]
+
+
+def test_a_fault_of_ours_shows_where(ask, tmp_path):
+    broken = tmp_path / 'broken.py'
+    broken.write_text('def get_config(variant=""):\n    return 1 / 0\n')
+    code, said = ask(f'--config={broken}')
+    assert code == 1 and said[0].startswith('Traceback') and 'ZeroDivisionError' in said[-1]
+
+
+def test_overrides_reach_the_run(ask, tmp_path):
+    flags = (
+        f'{TOY}:tiny',
+        '--job=train',
+        '--config.train.steps=3',
+        '--config.optim.betas=(0.8,0.9)',
+        '--config.mesh.fsdp',
+    )
+    code, said = ask(*flags, f'--workdir={tmp_path}/run')
+    assert code == 0 and any('toy: 3 in' in line for line in said)
+    text = (tmp_path / 'run' / 'config.json').read_text()
+    assert re.search(r'"betas": \[\s*0.8,\s*0.9\s*\]', text) and '"fsdp": true' in text
+
+
+def test_the_compile_cache_is_on(tmp_path):
+    """In the user's own folder, unless JAX is told of another."""
+    env = environment() | {'XDG_CACHE_HOME': str(tmp_path / 'home')}
+    del env['JAX_COMPILATION_CACHE_DIR']
+    subprocess.run([*COMMAND, TOY, '--config.train.steps=3', f'--workdir={tmp_path}/run'], env=env, check=True)
+    kept = sorted(p.name for p in (tmp_path / 'home' / 'fjq' / 'jax').iterdir())
+    assert sum(name.endswith('-cache') for name in kept) >= 3  # init, step, evaluation
+
+
+def test_help_names_every_job_and_config(tmp_path):
+    """Quickly, in a process of its own: nothing heavy is imported for it."""
+    best = 1e9
+    for flag in ('--help', '-h', ''):
+        start = time.perf_counter()
+        help_ = subprocess.run([*COMMAND, *filter(None, [flag])], capture_output=True, text=True, cwd=ROOT)
+        best = min(best, time.perf_counter() - start)
+        assert help_.returncode == 0 and help_.stderr == ''
+        for name in [*list_jobs(), *list_configs(ROOT / 'configs')]:
+            assert f'  {name} ' in help_.stdout
+    assert best < 1.0
+    assert 'train' in list_jobs() and all(list_jobs().values())
+
+
+def test_descriptions_are_the_first_lines_of_the_files(tmp_path):
+    (tmp_path / 'one.py').write_text('"""does one thing.\n\nAnd more.\n"""\n')
+    (tmp_path / 'two.py').write_text('x = 1\n')
+    assert list_configs(tmp_path) == {'one.py': 'does one thing.', 'two.py': ''}
+    assert all(text in describe() for text in list_jobs().values())
+
+
+def test_a_config_is_read_with_its_variant():
+    assert load_config(CONFIG).name == load_config(CONFIG, 'tiny').name == 'toy'
+
+
+def imported(statement):
+    """The modules that a fresh interpreter has loaded after a statement, and the seconds it took."""
+    program = f'import sys, time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t, *sys.modules)'
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    out = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=ROOT, env=env, check=True)
+    seconds, *modules = out.stdout.split()
+    return float(seconds), {m.split('.')[0] for m in modules}
+
+
+def test_import_fjq_is_quick_and_light():
+    runs = [imported('import fjq') for _ in range(3)]
+    assert min(seconds for seconds, _ in runs) < 0.3
+    assert not runs[0][1] & {'torch', 'pandas', 'matplotlib', 'jax', 'scipy'}
+
+
+def test_the_whole_loop_needs_no_heavy_extra():
+    _, modules = imported('import fjq.launch, fjq.jobs.train, fjq.trained')
+    assert 'jax' in modules and not modules & {
+        'torch',
+        'pandas',
+        'matplotlib',
+        'arch',
+        'statsmodels',
+        'sklearn',
+        'dask',
+    }
+
+
+def test_workers_import_no_jax():
+    """Processes that read files start in an instant."""
+    names = ['fjq.parallel', *(f'fjq.data.{p.stem}' for p in (ROOT / 'fjq' / 'data').glob('[a-z]*.py'))]
+    _, modules = imported('import ' + ', '.join(names))
+    assert not modules & {'jax', 'torch', 'pandas', 'matplotlib'}
