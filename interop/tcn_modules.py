@@ -126,8 +126,8 @@ class ChunkedFrameEncoder(nn.Module):
     ) -> Tensor:
         size = self.stream_chunk_size or max(len(chunks_KxLxF), 1)
         parts = []
-        for chunk in torch.arange(len(chunks_KxLxF), device=chunks_KxLxF.device).split(size):
-            part = slice(int(chunk[0]), int(chunk[-1]) + 1)
+        for start in range(0, len(chunks_KxLxF), size):
+            part = slice(start, start + size)
             ids = None if ticker_ids_KxL is None else ticker_ids_KxL[part]
             parts.append(self.frame_encoder(chunks_KxLxF[part], ids))
         embedding_KxD = torch.cat(parts).float()
@@ -187,8 +187,9 @@ class TcnModel(nn.Module):
         ticker_ids_KxL: Tensor | None = None,
     ) -> Tensor:
         frames_TxD = self.chunked_encoder(chunks_KxLxF, weights_K, frame_id_K, frame_scalars_TxS, ticker_ids_KxL)
-        samples = [frames_TxD[start:stop].mean(0) for start, stop in bounds_Nx2.tolist()]
-        return self.rv_head(torch.stack(samples))
+        time_T = torch.arange(len(frames_TxD), device=frames_TxD.device)
+        own_NxT = ((bounds_Nx2[:, :1] <= time_T) & (time_T < bounds_Nx2[:, 1:])).to(frames_TxD.dtype)
+        return self.rv_head(own_NxT @ frames_TxD / own_NxT.sum(1, keepdim=True))
 
 
 def huber_loss(prediction: Tensor, target: Tensor, delta: float = 0.1) -> Tensor:

@@ -94,7 +94,7 @@ def make_theirs(batch, start, dtype: str, compiled: bool):
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
     tensor = lambda name: torch.tensor(batch[name][0]).to(device)
     inputs = [tensor(name) for name in ('chunks', 'weights', 'frame', 'scalars')]
-    bounds = torch.tensor([[0, batch['scalars'].shape[1]]])
+    bounds = torch.tensor([[0, batch['scalars'].shape[1]]], device=device)
     target = tensor('target').log1p()
     forward = torch.compile(model) if compiled else model
 
