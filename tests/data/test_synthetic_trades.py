@@ -13,9 +13,11 @@ import pytest
 from scipy.optimize import brentq
 
 from fjq.data.conditions import DROPPED, has_condition
+from fjq.data.source import list_days
 from fjq.data.synthetic import scaled, simulate
 from fjq.data.synthetic.options import black_scholes, expiries
 from fjq.data.synthetic.volatility import implied_vol, latent
+from fjq.data.ticks import TickFiles, read_day
 
 POLYGON_STOCKS = (
     'ticker,conditions,correction,exchange,id,participant_timestamp,price,sequence_number,sip_timestamp,size,tape,'
@@ -23,6 +25,7 @@ POLYGON_STOCKS = (
 )
 POLYGON_OPTIONS = 'ticker,conditions,correction,exchange,price,sip_timestamp,size'
 TEXT = ('ticker', 'conditions', 'id')
+STREAM_OF = {'options': 'options', 'options_seed': 'options'}
 
 
 @pytest.fixture(scope='module')
@@ -61,6 +64,14 @@ def test_layouts_hold_the_same_prints(made):
         assert {k: b[k] for k in c} == c
         assert all(type(b[k])(v) == pytest.approx(b[k], abs=5e-7, rel=0) for k, v in a.items() if k not in TEXT)
         assert all(b[k] == a[k] for k in TEXT)
+
+
+def test_the_reader_of_ticks_takes_every_stream(made):
+    for stream in ('stocks', 'stocks_seed', 'options', 'options_seed', 'spy'):
+        day = list_days(made[stream])[1]
+        ticks, report = read_day(day, TickFiles(root=str(made[stream]), stream=STREAM_OF.get(stream, 'stocks')))
+        assert day.date == ticks.date == datetime.date(2022, 2, 2) and len(ticks.price) > 500
+        assert len(ticks.names) >= (1 if stream == 'spy' else 8)
 
 
 def test_prints_are_in_order_and_from_everywhere(made):

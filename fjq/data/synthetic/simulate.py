@@ -28,8 +28,8 @@ def simulate(out: Path, market: Market, parallel: Parallel | None = None) -> dic
       parallel: where the days run; in this process by default.
 
     Returns:
-      stream -> its folder or file. Trades in a second or third layout are under 'stocks_polygon_csv' and the like;
-      'truth' is the folder of what only the simulator knows, where a stream wrote some.
+      stream -> its file, or the folder above its years, months and days. Trades in a second or third layout are under
+      'stocks_polygon_csv' and the like; 'truth' is the folder of what only the simulator knows, where some was written.
 
     Raises:
       InputError: a field that cannot be, or a folder with files of other settings or of another origin.
@@ -76,7 +76,7 @@ def _write_days(stream: str, market: Market, out: Path, parallel: Parallel, coun
     rows = sum(run(functools.partial(_call, write, market, out, count), todo, parallel, what=f'{stream}, days'))
     rate = rows / max(time.monotonic() - start, 1e-9)
     say(f'{stream}: {rows:,} rows, {rate:,.0f} rows/s; {len(items) - len(todo)} of {len(items)} days were there')
-    folders = [out / path.relative_to(out).parts[0] for path in wanted[0]]
+    folders = [out.joinpath(*(p for p in path.relative_to(out).parts[:-1] if not p.isdigit())) for path in wanted[0]]
     return dict(zip([stream, *(f'{stream}_{name}' for name in market.layouts[1:])], folders, strict=False))
 
 
