@@ -28,3 +28,10 @@ def test_scale_of_a_row():
     assert not compare('tiny', tiny + 1e-6, tiny, 1e-5, floor=0).ok
     row = compare('large', np.array([100.0, 0]), np.array([100.0, 0.5]), 1e-2)
     assert (row.max_abs, row.max_rel, row.ok) == (0.5, 0.005, True)
+
+
+def test_infinity_never_passes():
+    """Not even where both sides have it; the suite turns the warning of inf - inf into an error."""
+    both = np.array([1.0, np.inf])
+    assert not compare('both', both, both, 1e-5).ok
+    assert not compare('ours', both, np.ones(2), 1e-5).ok
