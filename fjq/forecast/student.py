@@ -51,11 +51,13 @@ def sf(z, df) -> jax.Array:
     s2 = df * jnp.log1p(jnp.minimum(z, 1e18) ** 2 / df)  # z^2 must stay finite
     s = jnp.sqrt(s2)
     reach = 2 * _CUT / (s + jnp.sqrt(s2 + 2 * _CUT))
-    shape = (-1,) + (1,) * s.ndim
-    v = reach[None] * as_float((_NODES + 1) / 2).reshape(shape)
-    u2 = (s[None] + v) ** 2 / jnp.broadcast_to(df, s.shape)[None]
-    terms = jnp.exp(-v * (s[None] + v / 2)) * jnp.sqrt(u2 / -jnp.expm1(-u2))
-    total = (terms * as_float(_NODE_WEIGHTS / 2).reshape(shape)).sum(0)
+
+    def add(total, node):  # a loop: all nodes at once would be 16 arrays of the size of z, far beyond the caches
+        v = reach * node[0]
+        u2 = (s + v) ** 2 / df
+        return total + node[1] * jnp.exp(-v * (s + v / 2)) * jnp.sqrt(u2 / -jnp.expm1(-u2)), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros_like(s), as_float(np.stack([(_NODES + 1) / 2, _NODE_WEIGHTS / 2], 1)))
     return density_constant(df) * jnp.exp(-s2 / 2) * reach * total
 
 

@@ -24,7 +24,9 @@ def make(kind: str, seed: int = 0, rows: int = ROWS) -> Law:
         case 'point':
             return Point(values[:, 0])
         case 'quantiles':
-            return Quantiles(LEVELS, np.sort(values[:, : len(LEVELS)], -1))
+            # Apart by 0.1, or the rounding of values would show as steps of the level between them.
+            apart = 0.1 * np.arange(len(LEVELS), dtype=np.float32)
+            return Quantiles(LEVELS, np.sort(values[:, : len(LEVELS)], -1) + apart)
         case 'samples':
             return Samples(values)
         case 'atoms':
