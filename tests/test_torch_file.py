@@ -148,6 +148,14 @@ def test_equal_objects_are_equal_bytes_and_data_are_aligned(tmp_path):
         assert {i.date_time for i in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
+def test_long_headers_of_large_entries_are_aligned_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, 'ZIP64_LIMIT', 500)  # as if 128 numbers were more than two gigabytes
+    array = np.arange(1, 129, dtype=np.float32)
+    np.testing.assert_array_equal(reload(tmp_path / 'x.pt', [array, array + 1])[1].numpy(), array + 1)
+    content = (tmp_path / 'x.pt').read_bytes()
+    assert content.index(array.tobytes()) % 64 == content.index((array + 1).tobytes()) % 64 == 0
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     path = tmp_path / 'x.pt'
     torch_file.write(path, {'a': 1})
