@@ -1,7 +1,5 @@
 """Attention against a float64 loop-free NumPy softmax for every combination of what may leave keys out."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +49,7 @@ def _single(*arrays):
 def test_every_combination(causal, window, kv_lengths):
     """Masks of every rank; as many queries as keys, fewer, more; heads shared among queries."""
     lengths = None if kv_lengths is None else np.array(kv_lengths)
-    for (queries, keys), ndim in itertools.product([(5, 5), (3, 6), (6, 4)], (0, 2, 3, 4)):
+    for queries, keys, ndim in [(5, 5, 0), (3, 6, 0), (6, 4, 0), (5, 5, 2), (5, 5, 3), (3, 6, 4), (6, 4, 3)]:
         q, k, v = _inputs(queries=queries, keys=keys)
         mask = None
         if ndim:
