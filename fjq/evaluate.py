@@ -162,13 +162,17 @@ def calibration(judged: Judged, rows: dict, mask: np.ndarray) -> dict[str, list]
 
 
 def write(findings: dict[str, Any], table: pa.Table, workdir: Path) -> None:
-    """evaluation.json and forecasts/SPLIT.parquet, whole or not at all."""
+    """evaluation.json and forecasts/SPLIT.parquet, whole or not at all.
+
+    The JSON is strict: a figure that is not finite, such as the ends of an interval of too few rows, is null.
+    """
     path = workdir / 'forecasts' / f'{findings["split"]}.parquet'
     path.parent.mkdir(parents=True, exist_ok=True)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     write_atomic(path, sink.getvalue().to_pybytes())
-    write_atomic(workdir / 'evaluation.json', (json.dumps(findings, indent=1) + '\n').encode())
+    text = json.dumps(_finite_or_none(findings), indent=1, allow_nan=False)
+    write_atomic(workdir / 'evaluation.json', (text + '\n').encode())
 
 
 def conclude(findings: dict[str, Any]) -> list[str]:
@@ -205,6 +209,14 @@ def _common_mask(judged: list[Judged], rows: dict) -> np.ndarray:
     if not mask.any():
         raise InputError('no target is forecast by every forecaster', remedy='check the split dates and the baselines')
     return mask
+
+
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite_or_none(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_none(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _ratio(pair) -> np.ndarray:

@@ -77,7 +77,7 @@ def collect(workdir: Path) -> Iterator[Block]:
     plots = _plots()
     evaluation = workdir / 'evaluation.json'
     if evaluation.is_file():
-        yield from _evaluation(json.loads(evaluation.read_text()), workdir, plots)
+        yield from _evaluation(_with_nan(json.loads(evaluation.read_text())), workdir, plots)
     else:
         yield Text('Not evaluated yet: run --job=evaluate.')
     yield from _training(workdir, plots)
@@ -92,7 +92,7 @@ def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Bloc
         yield Heading(f'Horizon {horizon}: {findings["split"]}, {period}, {findings["rows"][h]} rows')
         yield Table(
             ('forecaster', *SHOWN),
-            [(name, *(f'{s[k][h]:.4f}' for k in SHOWN)) for name, s in findings['scores'].items()],
+            [(name, *(_number(s[k][h]) for k in SHOWN)) for name, s in findings['scores'].items()],
         )
         if findings['unavailable']:
             lines = '; '.join(f'{name} ({reason})' for name, reason in findings['unavailable'].items())
@@ -103,10 +103,12 @@ def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Bloc
             yield Table(
                 ('baseline', 'difference', 'low', 'high', 'p', 'p (NW)', 'the model is'),
                 [
-                    (n, *(f'{d[k]:.4f}' for k in ('mean', 'low', 'high', 'p', 'p_newey_west')), d['model'])
+                    (n, *(_number(d[k]) for k in ('mean', 'low', 'high', 'p', 'p_newey_west')), d['model'])
                     for n, d in differences.items()
                 ],
             )
+            if any(np.isnan(d['low']) for d in differences.values()):
+                yield Text('The rows are too few for an interval, so nothing is told apart.')
         if plots:
             if differences:
                 yield Figure('Differences to the baselines', plots.plot_differences(differences, findings['loss']))
@@ -209,6 +211,19 @@ def _plots():
     from fjq import plots
 
     return plots
+
+
+def _with_nan(value: Any) -> Any:
+    """What JSON can not hold is null there and NaN here."""
+    if isinstance(value, dict):
+        return {k: _with_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(v) for v in value]
+    return np.nan if value is None else value
+
+
+def _number(value: float) -> str:
+    return '–' if np.isnan(value) else f'{value:.4f}'
 
 
 def _plain(value: Any) -> str:
