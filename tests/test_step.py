@@ -168,6 +168,22 @@ class Steep(ToyTask):
         return loss._replace(total=loss.total + jnp.sqrt(jnp.abs(params['linear']['bias'][0]) * batch['mask'].sum()))
 
 
+class Flat(ToyTask):
+    """A loss that is not finite, with a gradient that is."""
+
+    def loss(self, params, extra, batch, key):
+        loss = super().loss(params, extra, batch, key)
+        return loss._replace(total=loss.total + jnp.inf)
+
+
+def test_a_loss_that_is_not_finite_counts_though_its_gradient_is():
+    run = Run(Flat(Toy()), optimizer=SGD)
+    before = leaves(run.state['params'])
+    metrics = run.feed(*batches(1))
+    assert np.isfinite(metrics['grad_norm']) and metrics['skipped'] == 1
+    assert_same(run.state['params'], before)
+
+
 def test_a_gradient_that_is_not_finite_touches_nothing():
     run = Run(Steep(Toy()), optimizer=SGD)  # the bias starts at zero
     before = leaves(run.state['params'])

@@ -121,6 +121,21 @@ def test_the_host_reads_a_step_when_the_next_is_on_its_way(tmp_path, monkeypatch
     assert late == [1, 2, 3, 5, 6, 7, 8]  # only a mark is read before the next step starts
 
 
+def test_nothing_crosses_between_host_and_device_unasked(tmp_path, monkeypatch):
+    """Batches are put and metrics got by name; anything else would be a copy that nobody sees, or a wait."""
+    run_ = loop._Loop.run
+
+    def guarded(self):
+        with jax.transfer_guard('disallow'):
+            return run_(self)
+
+    monkeypatch.setattr(loop._Loop, 'run', guarded)
+    train(experiment(), tmp_path / 'run')
+    monkeypatch.setattr(loop, 'put_batch', lambda mesh, batch: batch)
+    with pytest.raises(Exception, match='[Dd]isallowed'):
+        train(experiment(), tmp_path / 'unasked')
+
+
 def test_lines_come_every_log_every(tmp_path):
     train(experiment(train__log_every=7), tmp_path)
     assert [line['step'] for line in train_lines(tmp_path)] == [7, 14, 20]
