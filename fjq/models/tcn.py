@@ -29,6 +29,7 @@ from fjq.task import Batch, Loss
 
 LOSSES = ('huber', 'mse', 'l1', 'qlike')
 SMALLEST_VOLATILITY = 1e-3  # annualised; QLIKE reads what is below it by a straight line, so its gradient lives
+STEEPEST = 4.0  # log of (target / prediction)^2, from which on QLIKE is a straight line in it
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -274,8 +275,11 @@ def read_volatility(output):
 
 
 def _smooth_qlike(target, prediction, mask):
-    """QLIKE (Patton, 2011): x - log x - 1, x = (target / prediction)^2, with log continued by its tangent near 0."""
+    """QLIKE (Patton, 2011): x - log x - 1, x = (target / prediction)^2. Where the prediction is near 0, or so low that x
+    overflows, as a new head's may be, log and the loss go on by their tangents."""
     floor = SMALLEST_VOLATILITY
     log_f = jnp.log(jnp.maximum(prediction, floor)) + jnp.minimum(prediction - floor, 0) / floor
     log_x = 2 * (jnp.log(jnp.where(mask, target, 1)) - jnp.where(mask, log_f, 0))
-    return jnp.where(mask, jnp.expm1(log_x) - log_x, 0).sum(), mask.sum().astype(jnp.float32)
+    steep = jnp.minimum(log_x, STEEPEST)
+    loss = jnp.expm1(steep) - steep + jnp.expm1(STEEPEST) * (log_x - steep)
+    return jnp.where(mask, loss, 0).sum(), mask.sum().astype(jnp.float32)

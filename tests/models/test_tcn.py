@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from fjq.errors import InputError
+from fjq.metrics import qlike
+from fjq.models import tcn
 from fjq.models.tcn import Model, Tcn
 
 TINY = Tcn(hidden=8, layers=9, d_model=6, head_hidden=8)
@@ -181,3 +183,17 @@ def test_unknown_choices_are_refused():
     for field, value in (('loss', 'hubre'), ('dtype', 'float16')):
         with pytest.raises(InputError, match='hoose'):
             dataclasses.replace(TINY, **{field: value}).build()
+
+
+def test_qlike_trains_a_head_that_starts_far_below():
+    """Everywhere finite with a downhill gradient, and QLIKE itself where the forecast is of the target's size."""
+    target, mask = jnp.array([0.7, 0.2, 0.5]), jnp.array([True, True, False])
+    for forecast in (-0.3, 0.0, 1e-4, 0.02, 0.15):
+        loss = lambda f: tcn._smooth_qlike(target, jnp.full(3, f), mask)[0]  # noqa: B023
+        value, slope = jax.value_and_grad(loss)(forecast)
+        assert np.isfinite(value) and np.isfinite(slope) and slope < 0, forecast
+    ours, theirs = (
+        tcn._smooth_qlike(target, jnp.full(3, 0.3), mask),
+        qlike(target, jnp.full(3, 0.3), mask, power=2, floor=1e-3),
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
