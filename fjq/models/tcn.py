@@ -275,8 +275,8 @@ def read_volatility(output):
 
 
 def _smooth_qlike(target, prediction, mask):
-    """QLIKE (Patton, 2011): x - log x - 1, x = (target / prediction)^2. Where the prediction is near 0, or so low that x
-    overflows, as a new head's may be, log and the loss go on by their tangents."""
+    """QLIKE (Patton, 2011): x - log x - 1, x = (target / prediction)^2. Where the prediction is near 0, or so low that
+    x overflows, as a new head's may be, log and the loss go on by their tangents."""
     floor = SMALLEST_VOLATILITY
     log_f = jnp.log(jnp.maximum(prediction, floor)) + jnp.minimum(prediction - floor, 0) / floor
     log_x = 2 * (jnp.log(jnp.where(mask, target, 1)) - jnp.where(mask, log_f, 0))
