@@ -1,6 +1,7 @@
 """The selective scan, forward and backward, against PyTorch; with --attention also cuDNN against XLA.
 
   python launch/benchmarks/scan.py                           two CPU cores, float32, 64 x 60 steps of 256 x 16 states
+  python launch/benchmarks/scan.py --cores=1                 on a busy machine: one thread waits for no other
   python launch/benchmarks/scan.py --device=gpu --attention  the same on a GPU, by every method, and attention
 
   mamba loop   a loop as the reference implementation has it: exp(dt A) and dt B u of all steps first, then [:, i]
