@@ -39,6 +39,8 @@ def make_optimizer(config: Optim, steps: int, params: Any) -> optax.GradientTran
     """
     decay = _factors(config.decay_rules, params, 'optim.decay_rules')
     rate = _factors(config.rate_rules, params, 'optim.rate_rules')
+    if len(config.betas) != 2:
+        raise InputError(f'optim.betas is {config.betas}', remedy='give two decays, as in (0.9, 0.999)')
     b1, b2 = config.betas
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),

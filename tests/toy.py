@@ -1,8 +1,10 @@
 """A linear regression as a task: small enough to train in milliseconds, complete enough to test the loop."""
 
 import dataclasses
+import time
 
 import grain
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +16,7 @@ from fjq.task import Loss
 @dataclasses.dataclass(kw_only=True)
 class Toy:
     width: int = 8
+    dropout: float = 0.0  # of the inputs, so that a run depends on its random keys
 
     def build(self):
         return ToyTask(self)
@@ -24,13 +27,14 @@ class ToyTask:
         self.config = config
 
     def init(self, key):
-        import jax
-
         return {'linear': {'kernel': jax.random.normal(key, (self.config.width, 1)), 'bias': jnp.zeros(1)}}, {
             'seen': jnp.zeros((), jnp.float32)
         }
 
     def loss(self, params, extra, batch, key):
+        if key is not None and self.config.dropout:
+            kept = jax.random.bernoulli(key, 1 - self.config.dropout, batch['x'].shape)
+            batch = batch | {'x': jnp.where(kept, batch['x'], 0)}
         error = jnp.where(batch['mask'], self._forward(params, batch)[:, 0] - batch['target'], 0)
         weight = batch['mask'].sum().astype(jnp.float32)
         metrics = {'mae': (jnp.abs(error).sum(), weight)}
@@ -51,6 +55,9 @@ class ToyData:
     width: int = 8
     poison_from: int = -1  # batches from this one on have NaN targets
     poison_to: int = 10**9
+    masked_from: int = -1  # batches from this one on have no row that takes part
+    masked_to: int = 10**9
+    pause: float = 0.0  # seconds that each batch takes
 
     def open(self, cache, parallel):
         return ToyDataset(self)
@@ -106,6 +113,9 @@ class _Steps:
         batch = self.data.pick(index, np.ones(c.batch, bool), index.astype(np.int32), self.shard)
         if 0 <= c.poison_from <= step < c.poison_to:
             batch['target'][:] = np.nan
+        if 0 <= c.masked_from <= step < c.masked_to:
+            batch['mask'][:] = False
+        time.sleep(c.pause)
         return batch
 
 
