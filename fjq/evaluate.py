@@ -40,6 +40,7 @@ LOSSES: dict[str, Callable] = {
         np.log1p(np.where(m, y, 0)), transform(f, jax.numpy.log1p), m, axis, delta=0.1
     ),
 }
+OF_VOLATILITY = ('qlike', 'huber_log1p')  # NaN where a target is not positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,11 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
         raise InputError(f'evaluate.loss is {settings.loss!r}', remedy='choose one of ' + ', '.join(LOSSES))
     earlier = 'train' if settings.split == 'valid' else 'valid'
     law, rows = predict_rows(trained.predict, dataset, settings.split)
+    if settings.loss in OF_VOLATILITY and not _all_positive(rows):
+        raise InputError(
+            f'evaluate.loss is {settings.loss!r} and some targets are not positive',
+            remedy='choose one of ' + ', '.join(n for n in LOSSES if n not in OF_VOLATILITY),
+        )
     earlier_law, earlier_rows = predict_rows(trained.predict, dataset, earlier)
     judged = [Judged(config.name, law, dress_with_errors(law, earlier_law, earlier_rows))]
     missing = {}
@@ -101,19 +107,26 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
 
 
 def dress_with_errors(law: Law, earlier: Law, earlier_rows: dict[str, np.ndarray]) -> Law:
-    """A point forecast with the log errors that its kind made on earlier rows; any other law as it is."""
+    """A point forecast with the errors that its kind made on earlier rows, in logs where targets are positive; any
+    other law as it is."""
     if not isinstance(law, Point):
         return law
-    point = np.asarray(earlier.mean(), np.float64)
-    known = earlier_rows['valid'] & np.isfinite(point) & (point > 0)
-    errors = np.log(np.where(known, earlier_rows['target'], 1)) - np.log(np.where(known, point, 1))
+    point, target = np.asarray(earlier.mean(), np.float64), earlier_rows['target']
+    known = earlier_rows['valid'] & np.isfinite(point)
+    if not _all_positive(earlier_rows):
+        return dress(law, np.where(known, target - point, 0).T, 'level', known.T.astype(np.float32))
+    known &= point > 0
+    errors = np.log(np.where(known, target, 1)) - np.log(np.where(known, point, 1))
     return dress(law, errors.T, 'log', known.T.astype(np.float32))
 
 
 def score(judged: Judged, rows: dict, mask: np.ndarray, train: dict) -> dict[str, list[float]]:
     """Every loss, RMSE, R2 against the training mean, rank correlation and coverage, one figure a horizon."""
     target, point, law = rows['target'], judged.point, judged.law
-    figures = {name: _ratio(fn(target, law if name == 'crps' else point, mask, 0)) for name, fn in LOSSES.items()}
+    figures = {name: np.full(target.shape[1], np.nan) for name in LOSSES}
+    for name, fn in LOSSES.items():
+        if name not in OF_VOLATILITY or _all_positive(rows):
+            figures[name] = _ratio(fn(target, law if name == 'crps' else point, mask, 0))
     figures['rmse'] = np.sqrt(figures['mse'])
     reference = np.broadcast_to(np.nanmean(np.where(train['valid'], train['target'], np.nan), 0), target.shape)
     figures['r2'] = 1 - _ratio(metrics.squared_ratio(target, point, reference, mask, 0))
@@ -217,6 +230,10 @@ def _finite_or_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite_or_none(v) for v in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _all_positive(rows: dict) -> bool:
+    return bool((rows['target'][rows['valid']] > 0).all())
 
 
 def _ratio(pair) -> np.ndarray:

@@ -1,0 +1,331 @@
+"""The harness against figures worked out by hand, and what it says of a model that loses."""
+
+import dataclasses
+import json
+
+import grain
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from fjq import compare
+from fjq import evaluate as harness
+from fjq.baselines import Unavailable
+from fjq.config import Evaluate, Experiment
+from fjq.errors import InputError
+from fjq.evaluate import conclude, dress_with_errors, evaluate, write
+from fjq.forecast import Point, Quantiles
+
+HORIZONS = (30, 5)  # not in order of size
+SIZES = {'train': 50, 'valid': 40, 'test': 60}
+
+
+def rng(*key):
+    return np.random.Generator(np.random.Philox(list(key)))
+
+
+@dataclasses.dataclass
+class Fixed:
+    """A dataset whose batches hold the forecasts: two batch rows a row, whose mean is the forecast.
+
+    guesses: split -> [N, H].
+    """
+
+    guesses: dict
+    targets: dict
+    valid: dict
+
+    def rows(self, split):
+        start = list(SIZES).index(split) * 100
+        n = SIZES[split]
+        return {
+            'id': np.full(n, 'X'),
+            'time': np.datetime64('2022-01-03') + np.arange(start, start + n),
+            'target': self.targets[split],
+            'valid': self.valid[split],
+            'horizon': np.array(HORIZONS),
+        }
+
+    def history(self):
+        return {}
+
+    def batches(self, split, shard):
+        n, guess = SIZES[split], self.guesses[split]
+        away = rng(5).uniform(-0.1, 0.1, guess.shape)
+        batches = []
+        for first in range(0, n, 8):
+            row = np.arange(first, first + 8)
+            mask = np.tile(row < n, 2)
+            index = np.minimum(row, n - 1)
+            value = np.concatenate([guess[index] - away[index], guess[index] + away[index]])
+            value[~mask] = 1e6  # padding
+            batches.append({'mask': mask, 'row': np.where(mask, np.tile(row, 2), -1), 'guess': np.float32(value)})
+        return grain.MapDataset.source(batches)
+
+
+class Reader:
+    """In place of a trained model: the forecasts are in the batch."""
+
+    def predict(self, batch):
+        return Point(batch['guess'])
+
+
+@dataclasses.dataclass(kw_only=True)
+class Known:
+    """A baseline with these forecasts [split rows, H], told by the number of rows."""
+
+    name: str
+    forecasts: dict
+
+    def forecast(self, history, rows, labels):
+        assert labels['target'].shape[0] == SIZES['train']
+        split = next(s for s, n in SIZES.items() if n == len(rows['time']))
+        if split not in self.forecasts:
+            raise Unavailable('it has nothing to stand on')
+        return Point(self.forecasts[split])
+
+
+def make_data(spread=0.1, seed=0, holes=True):
+    """Targets around 0.5, forecasts of the model off by `spread` in logs."""
+    targets = {s: 0.5 * np.exp(0.3 * rng(seed, 1, n).standard_normal((n, 2))) for s, n in SIZES.items()}
+    guesses = {s: t * np.exp(spread * rng(seed, 2, len(t)).standard_normal(t.shape)) for s, t in targets.items()}
+    valid = {s: np.ones((n, 2), bool) for s, n in SIZES.items()}
+    if holes:
+        valid['test'][[3, 17], 1] = False
+        targets['test'][[3, 17], 1] = 77.0  # not a label: nothing may look at it
+    return Fixed(guesses, targets, valid)
+
+
+def off_by(data, spread, seed=9):
+    """Forecasts of all splits that are off by `spread` in logs."""
+    return {
+        s: np.minimum(np.abs(t), 2) * np.exp(spread * rng(seed, len(t)).standard_normal(t.shape))
+        for s, t in data.targets.items()
+    }
+
+
+def judge(data, *baselines, **settings):
+    settings = {'loss': 'qlike', 'overlap': 1, 'block': 4, 'draws': 200} | settings
+    config = Experiment(name='model', task=None, data=None, evaluate=Evaluate(baselines=baselines, **settings))
+    return evaluate(config, Reader(), data)
+
+
+def test_scores_are_those_worked_out_by_hand():
+    data = make_data()
+    findings, _ = judge(data, Known(name='other', forecasts=off_by(data, 0.3)))
+    train_mean = data.targets['train'].mean(0)
+    for name, guesses in (('model', data.guesses), ('other', off_by(data, 0.3))):
+        got = findings['scores'][name]
+        for h in range(2):
+            keep = data.valid['test'][:, h]
+            y, f = data.targets['test'][keep, h], guesses['test'][keep, h]
+            x, e = (y / f) ** 2, np.abs(np.log1p(y) - np.log1p(f))
+            errors = np.log(data.targets['valid'][:, h] / guesses['valid'][:, h])
+            atoms = f[:, None] * np.exp(errors)
+            expected = {
+                'qlike': (x - np.log(x) - 1).mean(),
+                'mae': np.abs(y - f).mean(),
+                'mse': ((y - f) ** 2).mean(),
+                'rmse': np.sqrt(((y - f) ** 2).mean()),
+                'huber_log1p': np.where(e < 0.1, e**2 / 2, 0.1 * (e - 0.05)).mean(),
+                'r2': 1 - ((y - f) ** 2).sum() / ((y - train_mean[h]) ** 2).sum(),
+                'spearman': stats.spearmanr(y, f).statistic,
+                'crps': (
+                    np.abs(y[:, None] - atoms).mean(1) - np.abs(atoms[:, :, None] - atoms[:, None]).mean((1, 2)) / 2
+                ).mean(),
+            }
+            for figure, value in expected.items():
+                assert got[figure][h] == pytest.approx(value, rel=2e-4), (name, figure, h)
+            inside = (y >= np.quantile(atoms, 0.1, 1, method='inverted_cdf')) & (
+                y <= np.quantile(atoms, 0.9, 1, method='inverted_cdf')
+            )
+            assert got['coverage_80'][h] == pytest.approx(inside.mean(), abs=0.02)
+    assert findings['rows'] == [60, 58] and findings['horizons'] == ['30', '5']
+    assert (findings['first'], findings['last']) == ('2022-07-22', '2022-09-19')
+
+
+def test_differences_are_of_the_rows_that_all_answer():
+    data = make_data()
+    gappy = off_by(data, 0.3)
+    gappy['test'][[5, 6], 0] = np.nan  # under a tenth of the targets
+    others = Known(name='gappy', forecasts=gappy), Known(name='whole', forecasts=off_by(data, 0.2))
+    findings, _ = judge(data, *others, overlap=3)
+    assert findings['rows'] == [58, 58]
+    for name, forecasts in (('gappy', gappy), ('whole', off_by(data, 0.2))):
+        for h in range(2):
+            keep = data.valid['test'][:, h] & np.isfinite(gappy['test'][:, h])
+            loss = [
+                (x := (data.targets['test'][keep, h] / f['test'][keep, h]) ** 2) - np.log(x) - 1
+                for f in (data.guesses, forecasts)
+            ]
+            difference = findings['differences'][name][h]
+            assert difference['mean'] == pytest.approx((loss[1] - loss[0]).mean(), rel=1e-4)
+            assert findings['scores'][name]['qlike'][h] == pytest.approx(loss[1].mean(), rel=1e-4)
+            # independent rows in blocks of four: an interval about as wide as that of a mean
+            wide = 2 * 1.96 * (loss[1] - loss[0]).std() / np.sqrt(keep.sum())
+            assert 0.7 * wide < difference['high'] - difference['low'] < 1.8 * wide
+            assert difference['low'] < difference['mean'] < difference['high']
+            for name_of_p, variance in (('p', 'cosine'), ('p_newey_west', 'newey-west')):
+                test = compare.diebold_mariano(loss[1], loss[0], horizon=3, variance=variance)
+                assert difference[name_of_p] == pytest.approx(test.p, rel=1e-2)
+
+
+def test_a_baseline_that_can_not_answer_is_named_and_costs_nobody_rows():
+    data = make_data()
+    few = off_by(data, 0.3)
+    few['test'][:20] = np.nan
+    none = {s: f for s, f in off_by(data, 0.3).items() if s == 'train'}
+    findings, table = judge(data, Known(name='few', forecasts=few), Known(name='none', forecasts=none))
+    assert findings['unavailable'] == {
+        'few': 'it forecasts only 68% of the targets',
+        'none': 'it has nothing to stand on',
+    }
+    assert findings['rows'] == [60, 58] and list(findings['scores']) == ['model']
+    assert set(table['model'].to_pylist()) == {'model'}
+    assert 'model has no baseline to be compared with.' in conclude(findings)[0]
+
+
+def test_intervals_come_from_the_earlier_split_alone():
+    data = make_data()
+    findings, table = judge(data)
+    assert findings['dressed_with'] == 'valid'
+    worse = make_data()
+    worse.targets['test'] = data.targets['test'] * 3  # the future is not looked at
+    _, same = judge(worse)
+    worse.targets['valid'] = data.targets['valid'] * np.exp(rng(3).standard_normal((40, 2)))
+    _, wider = judge(worse)
+    for q in ('q10', 'q90'):
+        assert table[q].equals(same[q]) and not table[q].equals(wider[q])
+    gap = [(t['q90'].to_numpy() - t['q10'].to_numpy()).mean() for t in (table, wider)]
+    assert gap[1] > 2 * gap[0]
+    assert judge(data, split='valid')[0]['dressed_with'] == 'train'
+
+
+def test_a_forecast_that_is_no_volatility_leaves_no_error():
+    data = make_data()
+    data.guesses['valid'][7] = -0.1
+    law, rows = Point(np.full((3, 2), 0.5)), data.rows('valid')
+    dressed = dress_with_errors(law, Point(data.guesses['valid']), rows)
+    keep = np.arange(40) != 7
+    errors = np.log(rows['target'][keep] / data.guesses['valid'][keep])
+    np.testing.assert_allclose(dressed.mean(), np.tile(0.5 * np.exp(errors).mean(0), (3, 1)), rtol=1e-5)
+
+
+def test_a_law_keeps_its_own_intervals():
+    law = Quantiles(np.array([0.1, 0.5, 0.9]), np.ones((4, 1, 3)))
+    assert dress_with_errors(law, law, {}) is law
+
+
+def test_a_past_bias_is_corrected_in_the_law_and_not_in_the_point():
+    data = make_data()
+    biased = {s: g * 1.5 for s, g in data.guesses.items()}
+    findings, table = judge(dataclasses.replace(data, guesses=biased))
+    plain, _ = judge(data)
+    assert findings['scores']['model']['mae'][0] > 2 * plain['scores']['model']['mae'][0]
+    assert findings['scores']['model']['crps'][0] == pytest.approx(plain['scores']['model']['crps'][0], rel=1e-3)
+    ratio = table['q50'].to_numpy() / np.repeat(1, table.num_rows)
+    assert np.median(ratio) == pytest.approx(np.median(judge(data)[1]['q50'].to_numpy()), rel=1e-3)
+
+
+def test_returns_may_be_negative():
+    data = make_data(holes=False)
+    for split, target in data.targets.items():
+        data.targets[split] = target - 0.5
+        data.guesses[split] = data.targets[split] + 0.05 * rng(4, len(target)).standard_normal(target.shape)
+    findings, table = judge(data, loss='mse')
+    scores = findings['scores']['model']
+    assert np.isnan(scores['qlike']).all() and np.isfinite(scores['mse']).all() and scores['r2'][0] > 0.8
+    assert 0.6 < scores['coverage_80'][0] < 0.95
+    errors = (data.targets['valid'] - data.guesses['valid'])[:, 0]
+    expected = data.guesses['test'][0, 0] + np.quantile(errors, 0.9)
+    assert table['q90'][0].as_py() == pytest.approx(expected, abs=0.01)
+    with pytest.raises(InputError, match="'qlike' and some targets are not positive. Choose one of crps, mae, mse"):
+        judge(data, loss='qlike')
+
+
+@pytest.mark.parametrize(
+    ('ours', 'theirs', 'verdict', 'words'),
+    [(0.05, 0.5, 'better', 'beats'), (0.5, 0.05, 'worse', 'loses to'), (0.2, 0.2, 'not told apart', 'can not be told')],
+)
+def test_the_verdict_is_said_also_when_the_model_loses(ours, theirs, verdict, words):
+    data = make_data(spread=ours)
+    findings, _ = judge(data, Known(name='other', forecasts=off_by(data, theirs)))
+    for h, difference in enumerate(findings['differences']['other']):
+        assert difference['model'] == verdict
+        if verdict != 'not told apart':
+            assert np.sign(difference['low']) == np.sign(difference['high']) == np.sign(difference['dm'])
+            assert difference['p'] < 0.05
+        line = conclude(findings)[h]
+        assert words in line and f'horizon {HORIZONS[h]}, {findings["rows"][h]} rows' in line
+
+
+def test_one_line_names_all_that_won_and_lost():
+    data = make_data(spread=0.2)
+    others = [Known(name=f'off {s}', forecasts=off_by(data, s)) for s in (0.01, 0.02, 0.2, 0.8)]
+    assert conclude(judge(data, *others)[0]) == [
+        f'horizon {h}, {n} rows (about {n} independent): by qlike, model beats off 0.8; '
+        'loses to off 0.01, off 0.02; can not be told apart from off 0.2.'
+        for h, n in zip(HORIZONS, (60, 58), strict=True)
+    ]
+
+
+def test_few_independent_rows_are_said():
+    data = make_data(spread=0.05)
+    findings, _ = judge(data, Known(name='other', forecasts=off_by(data, 0.5)), overlap=21, block=42)
+    assert findings['independent'][0] == pytest.approx(60 / 21, rel=0.3)
+    lines = conclude(findings)
+    assert 'shows that the pieces work, not skill' in lines[1]
+    # not even two blocks: nothing can be said, whatever the mean
+    assert findings['differences']['other'][0]['model'] == 'not told apart'
+
+
+def test_the_loss_of_the_config_is_the_one_that_is_tested():
+    data = make_data()
+    other = Known(name='other', forecasts=off_by(data, 0.3))
+    for loss in harness.LOSSES:
+        findings, _ = judge(data, other, loss=loss)
+        scores, h = findings['scores'], 0
+        both = [s[loss][h] for s in (scores['other'], scores['model'])]
+        assert findings['differences']['other'][h]['mean'] == pytest.approx(both[0] - both[1], rel=1e-3)
+    with pytest.raises(InputError, match="evaluate.loss is 'qlik'. Choose one of qlike, crps"):
+        judge(data, loss='qlik')
+
+
+def test_no_common_row_is_an_error():
+    data = make_data()
+    parts = [off_by(data, 0.1) for _ in range(12)]
+    for i, forecasts in enumerate(parts):
+        forecasts['test'][5 * i : 5 * i + 5] = np.nan  # each lacks a twelfth
+    with pytest.raises(InputError, match='no target is forecast by every forecaster'):
+        judge(data, *(Known(name=str(i), forecasts=f) for i, f in enumerate(parts)))
+
+
+def test_a_calibrated_model_has_a_flat_histogram():
+    data = make_data(holes=False)
+    right, _ = judge(data)
+    data.targets['test'] = data.guesses['test'] * np.exp(0.5 * rng(8).standard_normal((60, 2)))
+    wrong, _ = judge(data)
+    flat, u_shaped = (np.array(f['calibration']['model']['pit']) for f in (right, wrong))
+    assert flat.sum() == pytest.approx(1) and stats.chisquare(120 * flat).pvalue > 0.05
+    assert right['scores']['model']['coverage_80'][0] == pytest.approx(0.8, abs=0.1)
+    assert u_shaped[0] > 0.25 and u_shaped[-1] > 0.25 and wrong['scores']['model']['coverage_80'][0] < 0.4
+
+
+def test_what_is_written_is_strict_json_and_one_line_a_forecast(tmp_path):
+    data = make_data()
+    constant = {s: np.full((n, 2), 0.5) for s, n in SIZES.items()}  # no rank correlation
+    findings, table = judge(data, Known(name='flat', forecasts=constant), overlap=21, block=42)  # no interval
+    write(findings, table, tmp_path)
+    read = json.loads((tmp_path / 'evaluation.json').read_text(), parse_constant=pytest.fail)
+    assert read['differences']['flat'][0]['low'] is None and read['scores']['flat']['spearman'] == [None, None]
+    assert read['scores']['model']['mae'] == findings['scores']['model']['mae']
+    forecasts = pq.read_table(tmp_path / 'forecasts' / 'test.parquet').to_pylist()
+    assert len(forecasts) == 2 * 60 * 2
+    line = next(f for f in forecasts if (f['model'], f['horizon'], str(f['time'])) == ('model', 5, '2022-07-25'))
+    assert line['mean'] == pytest.approx(
+        data.guesses['test'][3, 1] * np.exp(np.log(data.targets['valid'] / data.guesses['valid'])[:, 1]).mean(),
+        rel=1e-3,
+    )
+    assert np.isnan(line['target']) and line['id'] == 'X' and line['q10'] < line['q50'] < line['q90']
+    assert sorted(p.name for p in tmp_path.rglob('*') if p.is_file()) == ['evaluation.json', 'test.parquet']
