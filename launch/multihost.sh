@@ -75,6 +75,9 @@ while [ -n "$pids" ]; do
         [ "$waited" -lt "$GRACE" ] || stop KILL
         waited=$((waited + 1))
     fi
-    [ -z "$pids" ] || sleep 1
+    if [ -n "$pids" ]; then
+        sleep 1 &
+        wait $! # which a signal interrupts, as it does not interrupt a plain sleep
+    fi
 done
 exit "$code"

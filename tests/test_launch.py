@@ -86,26 +86,17 @@ def test_a_fault_of_ours_shows_where(ask, tmp_path):
     assert code == 1 and said[0].startswith('Traceback') and 'ZeroDivisionError' in said[-1]
 
 
-def test_overrides_reach_the_run(ask, tmp_path):
-    flags = (
-        f'{TOY}:tiny',
-        '--job=train',
-        '--config.train.steps=3',
-        '--config.optim.betas=(0.8,0.9)',
-        '--config.mesh.fsdp',
-    )
-    code, said = ask(*flags, f'--workdir={tmp_path}/run')
-    assert code == 0 and any('toy: 3 in' in line for line in said)
-    text = (tmp_path / 'run' / 'config.json').read_text()
-    assert re.search(r'"betas": \[\s*0.8,\s*0.9\s*\]', text) and '"fsdp": true' in text
-
-
-def test_the_compile_cache_is_on(tmp_path):
-    """In the user's own folder, unless JAX is told of another."""
+def test_overrides_reach_the_run_and_the_compile_cache_is_on(tmp_path):
+    """In a process of its own; programs are kept in the user's folder, unless JAX is told of another."""
     env = environment() | {'XDG_CACHE_HOME': str(tmp_path / 'home')}
     del env['JAX_COMPILATION_CACHE_DIR']
-    subprocess.run([*COMMAND, TOY, '--config.train.steps=3', f'--workdir={tmp_path}/run'], env=env, check=True)
-    kept = sorted(p.name for p in (tmp_path / 'home' / 'fjq' / 'jax').iterdir())
+    fields = ('--config.train.steps=3', '--config.optim.betas=(0.8,0.9)', '--config.mesh.fsdp')
+    command = [*COMMAND, f'{TOY}:tiny', '--job=train', f'--workdir={tmp_path}/run', *fields]
+    said = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+    assert 'toy: 3 in' in said
+    text = (tmp_path / 'run' / 'config.json').read_text()
+    assert re.search(r'"betas": \[\s*0.8,\s*0.9\s*\]', text) and '"fsdp": true' in text
+    kept = [p.name for p in (tmp_path / 'home' / 'fjq' / 'jax').iterdir()]
     assert sum(name.endswith('-cache') for name in kept) >= 3  # init, step, evaluation
 
 

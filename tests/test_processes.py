@@ -170,7 +170,7 @@ def multihost(workdir, *flags, **env):
 def test_multihost_starts_two_and_hands_on_a_signal(runner, alone, tmp_path):
     """SIGTERM to the script saves and stops both; two processes started by hand go on from there."""
     workdir = tmp_path / 'run'
-    script = multihost(workdir, *SLOW, LOCAL='2')
+    script = multihost(workdir, *FLAGS, '--config.data.pause=0.3', LOCAL='2')
     wait_for_lines(workdir, 4)
     script.send_signal(signal.SIGTERM)
     said = script.communicate(timeout=60)[0]

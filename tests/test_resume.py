@@ -152,15 +152,14 @@ def halfway(runner, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize('damage', ['cut', 'flip'])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(runner, reference, halfway, tmp_path, damage):
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(runner, reference, halfway, tmp_path):
     workdir = tmp_path / 'run'
     shutil.copytree(halfway, workdir)
     before, newest = seal.steps(workdir / 'checkpoints')[-2:]
     path = max((workdir / 'checkpoints' / str(newest) / 'state').rglob('d/*'), key=lambda p: p.stat().st_size)
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 4
-    path.write_bytes(content if damage == 'flip' else content[:-1])
+    path.write_bytes(content)
     assert runner.run(workdir, *FLAGS) == 0
     said = Path(f'{workdir}.log').read_text()
     name = path.relative_to(workdir / 'checkpoints').as_posix()
