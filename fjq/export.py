@@ -42,9 +42,7 @@ def export(trained: Trained, weights: Weights, batch: dict[str, Any], workdir: P
     say(f'{folder / PROGRAM}: max abs difference {difference:.2e} when read back')
     files = [folder / n for n in ('config.json', WEIGHTS, PROGRAM, CARD)]
     if hasattr(trained.task, 'torch_files'):
-        for name, content in trained.task.torch_files(trained.config, weights).items():
-            path = workdir / 'checkpoints' / name
-            torch_file.write(path, content)
+        for path in torch_file.write_all(workdir / 'checkpoints', trained.task.torch_files(trained.config, weights)):
             say(f'{path}: {path.stat().st_size / 1e6:.1f} MB, for PyTorch')
             files.append(path)
     return files

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         if {'--help', '-h'} & set(argv) or len(argv) == 1:
             print(describe())
             return 0
-        _check_arguments(argv)
+        check_arguments(argv)
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise InputError(f'the argument {rest[1]!r} is not a flag', remedy='write --flag=value')
@@ -128,7 +128,7 @@ def use_compile_cache() -> None:
         jax.config.update('jax_compilation_cache_dir', str(home / 'fjq' / 'jax'))
 
 
-def _check_arguments(argv: list[str]) -> None:
+def check_arguments(argv: list[str]) -> None:
     """Names the file, the variant or the field that is wrong before absl does it at length."""
     given = [a.lstrip('-') for a in argv[1:] if a.startswith('-')]
     spaced = [f'config={value}' for flag, value in zip(argv, argv[1:], strict=False) if flag.lstrip('-') == 'config']

@@ -76,7 +76,7 @@ def load(config: Experiment, file: Path, workdir: Path, *, max_bytes: int = MAX_
 def main(argv: list[str]) -> int:
     """Returns the exit code: 0 done, 2 wrong input."""
     try:
-        launch._check_arguments(argv)
+        launch.check_arguments(argv)
         rest = flags.FLAGS(argv)
         if len(rest) > 1 or not FILE.value or not launch.WORKDIR.value:
             raise InputError('usage: python -m interop.load --file=FILE --config=configs/NAME.py --workdir=DIR')

@@ -28,6 +28,7 @@ from fjq.optim import find_adam, make_schedule
 from fjq.task import Batch, Loss
 
 LOSSES = ('huber', 'mse', 'l1', 'qlike')
+STREAMS = ('stocks', 'options', 'index')
 SMALLEST_VOLATILITY = 1e-3  # annualised; QLIKE reads what is below it by a straight line, so its gradient lives
 STEEPEST = 4.0  # log of (target / prediction)^2, from which on QLIKE is a straight line in it
 
@@ -56,6 +57,8 @@ class Tcn:
     remat_chunks: int = 0  # encode so many chunks at a time and again in the backward pass; 0 = keep all activations
 
     def build(self) -> 'TcnTask':
+        if self.stream not in STREAMS:
+            raise InputError(f'task.stream is {self.stream!r}', remedy='choose one of ' + ', '.join(STREAMS))
         if self.loss not in LOSSES:
             raise InputError(f'task.loss is {self.loss!r}', remedy='choose one of ' + ', '.join(LOSSES))
         if self.dtype not in ('float32', 'bfloat16'):
@@ -236,7 +239,17 @@ class TcnTask:
         return self.pure.apply(params, extra, Model.encode_frames, batch)[0]
 
     def torch_files(self, experiment: Experiment, weights: Weights) -> dict[str, dict]:
-        """`tcn_{stream}_encoder.pt` and `tcn_{stream}_best.pt` with the original's keys in their order."""
+        """`tcn_{stream}_encoder.pt` and `tcn_{stream}_best.pt` with the original's keys in their order.
+
+        Raises:
+          InputError: a causal or masked encoder, which the PyTorch modules would compute as another function.
+        """
+        if self.config.causal or self.config.masked:
+            raise InputError(
+                'a causal or masked encoder is another function than the PyTorch modules compute',
+                column='task.causal' if self.config.causal else 'task.masked',
+                remedy='use the safetensors or StableHLO file in export/, which are written',
+            )
         stream, optim, adam = self.config.stream, experiment.optim, find_adam(weights.state['opt'])
         updates = int(adam['count'])
         optimizer = tcn_files.optimizer_state_dict(

@@ -180,7 +180,7 @@ def test_horizons_widen_the_head_and_are_masked_one_by_one():
 
 
 def test_unknown_choices_are_refused():
-    for field, value in (('loss', 'hubre'), ('dtype', 'float16')):
+    for field, value in (('loss', 'hubre'), ('dtype', 'float16'), ('stream', '../x')):
         with pytest.raises(InputError, match='hoose'):
             dataclasses.replace(TINY, **{field: value}).build()
 
@@ -197,3 +197,9 @@ def test_qlike_trains_a_head_that_starts_far_below():
         qlike(target, jnp.full(3, 0.3), mask, power=2, floor=1e-3),
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_another_function_than_the_original_is_not_exported_as_the_original():
+    for field in ('causal', 'masked'):
+        with pytest.raises(InputError, match=f'task.{field}'):
+            dataclasses.replace(TINY, **{field: True}).build().torch_files(None, None)
