@@ -48,11 +48,11 @@ def connect(coordinator: str, processes: int, process: int) -> None:
 
 
 def wait_for_all(what: str) -> None:
-    """Returns when every process is here. Unlike a collective it has an hour, so slow work goes before it."""
+    """Returns when every process is here. Unlike a collective it has a day, so slow work goes before it."""
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost
 
-        multihost.get_barrier_sync_fn()(key=f'fjq: {what}', timeout_ms=3_600_000)
+        multihost.get_barrier_sync_fn()(key=f'fjq: {what}', timeout_ms=86_400_000)
 
 
 def from_first(number: int) -> int:
