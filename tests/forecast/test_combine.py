@@ -101,3 +101,8 @@ def test_columns():
     assert list(columns) == ['mean', 'q05', 'q50', 'q97.5']
     np.testing.assert_allclose(columns['q05'], np.quantile(VALUES, 0.05, axis=-1), rtol=1e-5)
     assert all(isinstance(c, np.ndarray) and c.shape == (5,) for c in columns.values())
+
+
+def test_pool_sorts_quantiles_that_cross():
+    law = Quantiles((0.1, 0.5, 0.9), np.float32([[3, 1, 2], [1, 2, 3]]))
+    np.testing.assert_allclose(pool(law, np.zeros(2, int), 1).values[0], [1, 2, 3])
