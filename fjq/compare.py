@@ -3,7 +3,7 @@
 Targets h rows long overlap, so n rows hold about n / h independent ones, and what ignores that finds skill in
 noise. With 116 rows of 21-day targets and no difference at all (simulated, nominal 5 %), the classical
 Diebold-Mariano test claims one in 16 %, plain percentile bootstrap intervals of 21-row blocks miss zero in 29 %.
-The defaults here are the variants that kept 5 to 7 % there; `tests/test_compare.py` repeats the simulation.
+The defaults here are the variants that kept 2 to 7 % there; `tests/test_compare.py` repeats their simulation.
 """
 
 from collections.abc import Callable, Sequence
