@@ -64,11 +64,11 @@ def _seven(config: Experiment) -> None:
 
 
 def _simulated(config: Experiment) -> None:
-    """Three hundred sessions: train, 30 days' gap, valid, gap, test. A frame is ten minutes."""
-    _simulate(config, days=420, train_end='2023-01-31', valid_end='2023-05-15')
-    config.task.hidden, config.task.d_model, config.task.head_hidden = 32, 32, 64
-    config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 20
-    config.train.steps, config.train.eval_every, config.train.save_every = 300, 50, 50
+    """A minute or two on two cores: 420 sessions of twelve indices, frames of 20 minutes, twelve blocks of 16 channels."""
+    _simulate(config, days=420, train_end='2023-01-31', valid_end='2023-05-15', index_symbols=12, half_life=8)
+    config.data.frame, config.data.batch_rows = '20min', 8
+    config.data.chunk_buckets, config.data.frame_buckets = (20,), (20,)
+    _narrow(config)
 
 
 def _tiny(config: Experiment) -> None:
@@ -97,10 +97,10 @@ def _sample(config: Experiment) -> None:
 
 def _narrow(config: Experiment) -> None:
     """A width that two cores train in minutes; all twelve layers, so all keys of an export."""
-    config.task.hidden, config.task.d_model, config.task.head_hidden, config.task.dtype = 32, 32, 64, 'float32'
+    config.task.hidden, config.task.d_model, config.task.head_hidden, config.task.dtype = 16, 16, 32, 'float32'
     config.task.dropout = config.task.head_dropout = 0.0
     config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 20
-    config.train.steps, config.train.eval_every, config.train.save_every = 200, 50, 50
+    config.train.steps, config.train.eval_every, config.train.save_every = 150, 50, 50
 
 
 def _simulate(config: Experiment, *, days: int, train_end: str, valid_end: str, **sizes: int) -> None:
