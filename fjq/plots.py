@@ -11,11 +11,13 @@ MODEL, BASELINE, TRUTH = '#1f5fa8', '#b0b0b0', '#202020'
 def plot_training(lines: Sequence[Mapping]) -> bytes:
     """Loss, validation loss and learning rate by step. lines: the objects of metrics.jsonl."""
     figure, (left, right) = _figure(2)
+    lowest = np.inf
     for key, label in (('loss', 'training'), ('valid/loss', 'validation')):
         points = [(line['step'], line[key]) for line in lines if line.get(key) is not None]
         if points:
             left.plot(*zip(*points, strict=True), label=label, marker='o' if key.startswith('valid') else None, ms=3)
-    left.set(xlabel='update', ylabel='loss', yscale='log')
+            lowest = min(lowest, *(loss for _, loss in points))
+    left.set(xlabel='update', ylabel='loss', yscale='log' if lowest > 0 else 'linear')  # likelihoods may be negative
     left.legend(frameon=False)
     rates = [(line['step'], line['learning_rate']) for line in lines if line.get('learning_rate') is not None]
     if rates:

@@ -128,7 +128,7 @@ def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Bloc
 def _forecast_figure(findings: dict[str, Any], workdir: Path, h: int, plots) -> bytes:
     table = pq.read_table(workdir / 'forecasts' / f'{findings["split"]}.parquet')
     columns = {n: table[n].to_numpy() for n in table.column_names}
-    here = columns['horizon'] == np.unique(columns['horizon'])[h]
+    here = columns['horizon'].astype(str) == findings['horizons'][h]
     forecasts = {}
     for name in findings['scores']:
         mine = here & (columns['model'] == name)
