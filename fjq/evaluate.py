@@ -73,10 +73,10 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
         )
     earlier_law, earlier_rows = predict_rows(trained.predict, dataset, earlier)
     judged = [Judged(config.name, law, dress_with_errors(law, earlier_law, earlier_rows))]
-    missing = {}
+    labels, missing = _labels(dataset, earlier), {}
     for baseline in settings.baselines:
         try:
-            f, e = (baseline.forecast(dataset.history(), r, dataset.rows('train')) for r in (rows, earlier_rows))
+            f, e = (baseline.forecast(dataset.history(), r, labels) for r in (rows, earlier_rows))
         except Unavailable as reason:
             missing[baseline.name] = str(reason)
             continue
@@ -104,6 +104,18 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
     tables = [forecast_table(j.law, rows, settings.levels) for j in judged]
     named = [t.add_column(0, 'model', pa.array([j.name] * t.num_rows)) for t, j in zip(tables, judged, strict=True)]
     return findings, pa.concat_tables(named, promote_options='permissive')
+
+
+def _labels(dataset: Dataset, earlier: str) -> dict[str, np.ndarray]:
+    """The rows that a baseline may fit: those of training, and for refitting those of the split in between too."""
+    train = dataset.rows('train')
+    out = {**train, 'train': np.ones(len(train['time']), bool)}
+    if earlier == 'train':
+        return out
+    later = dataset.rows(earlier)
+    later = {**later, 'train': np.zeros(len(later['time']), bool)}
+    per_row = [k for k, v in out.items() if k in later and k != 'horizon' and len(v) == len(train['time'])]
+    return {k: np.concatenate([out[k], later[k]]) for k in per_row}
 
 
 def dress_with_errors(law: Law, earlier: Law, earlier_rows: dict[str, np.ndarray]) -> Law:

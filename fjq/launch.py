@@ -13,7 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from fjq import jobs
@@ -61,6 +61,7 @@ def _run() -> int:
 
     from fjq import mesh, run
 
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
     use_compile_cache()
     mesh.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     first = jax.process_index() == 0
