@@ -48,8 +48,8 @@ class Task(Protocol):
     A task may also define
       prepare(params, extra, batch, key) -> batch: what the current weights must produce before the loss
         (rollouts, codes of a frozen tokenizer); runs jitted, outside the gradient.
-      torch_files(state) -> {file name: object}: what `--job=export` writes as PyTorch checkpoints.
-      embed(params, extra, batch) -> array: the vectors that downstream models consume.
+      embed(params, extra, batch) -> array: the vectors that downstream models consume, and `embedding`, their name.
+      torch_files(experiment, weights) -> {file name: object}: what `--job=export` writes as PyTorch checkpoints.
     """
 
     def init(self, key) -> tuple[Params, Any]:

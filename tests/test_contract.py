@@ -311,11 +311,11 @@ def test_embed(tiny):
     assert tiny.job('embed') == 0
     files = sorted((tiny.run('whole') / 'embeddings').rglob('*.npz'))
     assert len(files) == len(tiny.data.rows('all')['time'])
-    shapes = set()
+    shapes, name = set(), tiny.task.embedding
     for file in files:
         with np.load(file) as day:
-            assert len(day['vectors']) == len(day['time']) > 0 and np.isfinite(day['vectors']).all()
-            shapes.add(day['vectors'].shape[1:])
+            assert len(day[name]) == len(day['time']) > 0 and np.isfinite(day[name]).all()
+            shapes.add(day[name].shape[1:])
     assert len(shapes) == 1
 
 

@@ -14,7 +14,8 @@ from fjq.trained import Trained
 
 
 def run(config: Experiment, workdir: Path) -> None:
-    """One file a day: `vectors` float32 [frames, d_model] and `time` int64 [frames], ns since 1970 UTC.
+    """One file a day: float32 [frames, d_model] under the task's `embedding` name (`e_stk`, `e_opt`, `e_idx` of a TCN)
+    and `time` int64 [frames], ns since 1970 UTC.
 
     STEP is the checkpoint's. Days that are there already are kept, so a killed job goes on.
     """
@@ -31,6 +32,6 @@ def run(config: Experiment, workdir: Path) -> None:
         if not path.exists():
             vectors = [np.asarray(trained.embed(b))[b['frame_mask']] for b in day.batches]
             content = io.BytesIO()
-            np.savez(content, vectors=np.concatenate(vectors), time=day.time)
+            np.savez(content, **{trained.task.embedding: np.concatenate(vectors)}, time=day.time)
             write_atomic(path, content.getvalue())
     say(f'{days} days are in {folder}')

@@ -28,7 +28,7 @@ from fjq.optim import find_adam, make_schedule
 from fjq.task import Batch, Loss
 
 LOSSES = ('huber', 'mse', 'l1', 'qlike')
-STREAMS = ('stocks', 'options', 'index')
+STREAMS = {'stocks': 'e_stk', 'options': 'e_opt', 'index': 'e_idx'}  # and what a consumer calls their vectors
 SMALLEST_VOLATILITY = 1e-3  # annualised; QLIKE reads what is below it by a straight line, so its gradient lives
 STEEPEST = 4.0  # log of (target / prediction)^2, from which on QLIKE is a straight line in it
 
@@ -210,6 +210,7 @@ class TcnTask:
         self.config = config
         self.pure = Pure(lambda rngs: Model(config, rngs=rngs))
         self.init = self.pure.init
+        self.embedding = STREAMS[config.stream]
 
     def loss(self, params, extra, batch: Batch, key) -> Loss:
         output_BxH, _ = self.pure.apply(params, extra, Model.__call__, batch, key)

@@ -64,9 +64,8 @@ def _seven(config: Experiment) -> None:
 
 
 def _simulated(config: Experiment) -> None:
-    """A minute or two on two cores: 420 sessions of twelve indices, frames of 20 minutes, twelve blocks of 16 channels."""
-    _simulate(config, days=420, train_end='2023-01-31', valid_end='2023-05-15', index_symbols=12, half_life=8)
-    config.data.frame, config.data.batch_rows = '20min', 8
+    """A minute or two on two cores: 420 sessions, twelve blocks of 16 channels."""
+    _simulate(config, days=420, train_end='2023-01-31', valid_end='2023-05-15', half_life=8)
     config.data.chunk_buckets, config.data.frame_buckets = (20,), (20,)
     _narrow(config)
 
@@ -74,9 +73,9 @@ def _simulated(config: Experiment) -> None:
 def _tiny(config: Experiment) -> None:
     """Seconds on two cores: one horizon of five days, 85 sessions, frames of 20 minutes. The index keeps all twelve
     blocks, so all keys of an export; the others have three, which compile in a third of the time."""
-    _simulate(config, days=85, train_end='2022-03-25', valid_end='2022-04-22', index_symbols=12)
-    config.data.horizons, config.data.split.purge_days, config.data.frame = (5,), 5, '20min'
-    config.data.batch_rows, config.data.chunk_buckets, config.data.frame_buckets = 8, (10,), (10,)
+    _simulate(config, days=85, train_end='2022-03-25', valid_end='2022-04-22')
+    config.data.horizons, config.data.split.purge_days = (5,), 5
+    config.data.chunk_buckets, config.data.frame_buckets = (10,), (10,)
     config.task.hidden, config.task.d_model, config.task.head_hidden = 8, 8, 8
     config.task.layers = 12 if config.data.stream == 'index' else 3
     config.optim.learning_rate, config.optim.warmup_steps = 1e-2, 2
@@ -104,11 +103,13 @@ def _narrow(config: Experiment) -> None:
 
 
 def _simulate(config: Experiment, *, days: int, train_end: str, valid_end: str, **sizes: int) -> None:
+    """Twelve indices (or a few stocks), frames of 20 minutes, rows of a day or half of one."""
     stream = config.data.stream
     fields = {f.name: getattr(config.data, f.name) for f in dataclasses.fields(TcnData)}
-    config.data = SimulatedTcnData(**fields, market=scaled('tiny', days=days, what=(stream, 'rv'), **sizes))
-    config.data.tickers, config.data.frame, config.data.batch_rows = '', '600s', 32
-    config.data.chunk_buckets, config.data.frame_buckets = (10, 20, 64), (10, 20, 64)
+    config.data = SimulatedTcnData(
+        **fields, market=scaled('tiny', days=days, what=(stream, 'rv'), index_symbols=12, **sizes)
+    )
+    config.data.tickers, config.data.frame, config.data.batch_rows = '', '20min', 8
     config.data.split = Split(train_end=train_end, valid_end=valid_end, purge_days=30, embargo_days=0)
     config.train.micro_batches, config.task.dtype = 1, 'float32'
     config.task.dropout = config.task.head_dropout = 0.0
