@@ -79,7 +79,10 @@ class Known:
     forecasts: dict
 
     def forecast(self, history, rows, labels):
-        assert labels['target'].shape[0] == SIZES['train']
+        assert (
+            labels['train'].sum() == SIZES['train']
+        )  # what may be fitted once; refitting may know the split in between
+        assert len(labels['time']) in (SIZES['train'], SIZES['train'] + SIZES['valid'])
         split = next(s for s, n in SIZES.items() if n == len(rows['time']))
         if split not in self.forecasts:
             raise Unavailable('it has nothing to stand on')
