@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from fjq.checkpoint import read_params, write_atomic
-from fjq.config import Experiment, from_json, to_json
+from fjq.config import Experiment, to_json
 from fjq.errors import InputError
 from fjq.feed import read_batches
 from fjq.forecast import Law, pool, to_columns
-from fjq.paths import flatten
+from fjq.paths import flatten, path_of
 from fjq.run import read_config
 
 WEIGHTS = 'model.safetensors'
@@ -42,16 +42,13 @@ class Trained:
           InputError: neither is there, or the weights are not of the config's model.
         """
         path = Path(path)
+        config = read_config(path)
         if not (path / WEIGHTS).is_file():
-            config = read_config(path)
             weights = read_params(path)
             return cls(config, weights.params, weights.extra, weights.step)
-        from safetensors.numpy import load_file
-
-        config = from_json((path / CONFIG).read_text())
         task = config.task.build()
         like = dict(zip(('params', 'extra'), jax.eval_shape(task.init, jax.random.key(0)), strict=True))
-        return cls(config, **_unflatten(load_file(path / WEIGHTS), like, path / WEIGHTS))
+        return cls(config, **_unflatten(_read_arrays(path / WEIGHTS), like, path / WEIGHTS))
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors, which `fjq.load` reads back to the same numbers."""
@@ -60,7 +57,7 @@ class Trained:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         leaves = flatten({'params': self.params, 'extra': self.extra})
-        arrays = {name: np.ascontiguousarray(leaf) for name, leaf in leaves.items()}
+        arrays = {name: np.asarray(leaf, order='C') for name, leaf in leaves.items()}
         write_atomic(folder / WEIGHTS, save(arrays))
         write_atomic(folder / CONFIG, to_json(self.config).encode())
 
@@ -84,8 +81,7 @@ class Trained:
         Returns:
           columns `id`, `time`, `horizon`, `mean`, `q05`, ...: one line a forecast, of the kind of `frame`.
         """
-        table = frame if isinstance(frame, pa.Table) else to_table(frame)
-        dataset = self.config.data.from_table(table)
+        dataset = self.config.data.from_table(to_table(frame))
         law, rows = predict_rows(self.predict, dataset, 'all')
         return _like(frame, forecast_table(law, rows, levels))
 
@@ -126,11 +122,16 @@ def forecast_table(law: Law, rows: dict[str, np.ndarray], levels: tuple[float, .
 
 
 def to_table(frame: Any) -> pa.Table:
-    """pandas, polars or a dict of columns -> pyarrow."""
+    """A pandas, polars or pyarrow table, or a dict of columns -> pyarrow."""
+    if isinstance(frame, pa.Table):
+        return frame
     if hasattr(frame, 'to_arrow'):
         return frame.to_arrow()
     if isinstance(frame, dict):
-        return pa.table(frame)
+        try:
+            return pa.table(frame)
+        except (pa.ArrowException, TypeError, ValueError) as e:
+            raise InputError(f'the dict is no table ({e})', remedy='give columns of one length') from e
     if type(frame).__module__.startswith('pandas'):
         return pa.Table.from_pandas(frame, preserve_index=False)
     raise InputError(f'a {type(frame).__name__} is no table', remedy='give a pandas, polars or pyarrow table or a dict')
@@ -147,9 +148,19 @@ def _like(frame: Any, table: pa.Table) -> Any:
     return {n: table[n].to_numpy() for n in table.column_names} if isinstance(frame, dict) else table
 
 
-def _unflatten(arrays: dict[str, np.ndarray], like: Any, file: Path) -> Any:
-    from fjq.paths import path_of
+def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
 
+    try:
+        return load_file(file)
+    except SafetensorError as e:
+        raise InputError(
+            f'not a safetensors file, or a damaged one ({e})', file=file, remedy='export the run again'
+        ) from e
+
+
+def _unflatten(arrays: dict[str, np.ndarray], like: Any, file: Path) -> Any:
     missing = sorted(set(flatten(like)) ^ set(arrays))
     if missing:
         raise InputError(
