@@ -18,7 +18,6 @@ class Memory:
     state: int  # parameters, optimiser, averages
     batch: int
     temporary: int  # activations and workspace
-    flops: float  # of one step
 
     @property
     def peak(self) -> int:
@@ -38,5 +37,4 @@ def measure_step(config: Experiment, batch: Any) -> Memory:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     compiled = jax.jit(step, donate_argnums=0).lower(state, shapes).compile()
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-    cost = compiled.cost_analysis() or {}
-    return Memory(size(state), size(shapes), compiled.memory_analysis().temp_size_in_bytes, cost.get('flops', 0.0))
+    return Memory(size(state), size(shapes), compiled.memory_analysis().temp_size_in_bytes)
