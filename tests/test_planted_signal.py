@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).resolve().parent.parent / 'launch' / 'benchmarks' / 'signal.py'
+BENCHMARK = Path(__file__).resolve().parent.parent / 'launch' / 'benchmarks' / 'planted_signal.py'
 
 
 @pytest.mark.slow

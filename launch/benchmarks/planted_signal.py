@@ -1,10 +1,10 @@
 """Can the encoder find a signal that is there? Ten simulated years, scored beside the baselines on the last four.
 
-  python launch/benchmarks/signal.py            about eight minutes on two CPU cores
+  python launch/benchmarks/planted_signal.py            about eight minutes on two CPU cores
 
 The index files of the simulator carry the state of volatility that a noisy daily figure hides. The bar: 30 days ahead
 the encoder beats persistence and HAR in QLIKE, each with a 95 % interval above zero. Appends one row a baseline and
-horizon to launch/results/signal.csv.
+horizon to launch/results/planted_signal.csv.
 """
 
 import csv
@@ -62,7 +62,7 @@ def main(_) -> None:
                     'model': d['model'],
                 }
             )
-    path = ROOT / 'launch' / 'results' / 'signal.csv'
+    path = ROOT / 'launch' / 'results' / 'planted_signal.csv'
     new = not path.exists()
     with open(path, 'a', newline='') as out:
         writer = csv.DictWriter(out, rows[0])
