@@ -67,6 +67,8 @@ class _Loop:
         self.train_step = jax.jit(_with_rate(step, schedule), donate_argnums=0, out_shardings=(shardings, None))
         self.eval_step = jax.jit(make_eval_step(task))
         self._check_metric(params, extra)
+        rows = len(dataset.train(config.seed, self.shard)[0]['mask']) * self.shard.count
+        check_batch(self.mesh, rows, t.micro_batches)
         self.fingerprint = json.loads(json.dumps({'seed': config.seed, **dataset.fingerprint()}, default=str))
         self.checkpoints = Checkpoints(workdir / 'checkpoints', mode=t.mode, keep_best=t.keep_best)
         stack.callback(self.checkpoints.close)
@@ -119,7 +121,6 @@ class _Loop:
     def _next_batch(self) -> Batch:
         with self.clock.waiting():
             batch = next(self.iterator)
-        check_batch(self.mesh, len(batch['mask']) * self.shard.count, self.config.train.micro_batches)
         return put_batch(self.mesh, batch)
 
     def _is_evaluation(self) -> bool:

@@ -18,7 +18,7 @@ from absl import app, flags
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-WORKDIR = flags.DEFINE_string('workdir', '', 'run folder, resumed where it holds a run; empty = a temporary one.')
+RUN = flags.DEFINE_string('run', '', 'run folder, resumed where it holds a run; empty = a temporary one.')
 BEATEN = ('persistence', 'har')
 
 
@@ -41,7 +41,7 @@ def main(_) -> None:
     from fjq.run import commit
 
     with tempfile.TemporaryDirectory() as temporary:
-        findings = measure(Path(WORKDIR.value or temporary))
+        findings = measure(Path(RUN.value or temporary))
     rows = []
     for h, horizon in enumerate(findings['horizons']):
         for name, differences in findings['differences'].items():
