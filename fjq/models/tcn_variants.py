@@ -71,8 +71,8 @@ def _simulated(config: Experiment) -> None:
 
 
 def _signal(config: Experiment) -> None:
-    """Ten years, so that a test of four can tell forecasters apart: launch/benchmarks/planted_signal.py. Nine indices, one
-    chunk a frame, one frame a row. Settings were chosen on the validation year, see LOG.md."""
+    """Ten years, so that a test of four can tell forecasters apart (launch/benchmarks/planted_signal.py). Nine indices,
+    one chunk a frame, one frame a row. Settings were chosen on the validation year, see LOG.md."""
     _simulate(config, days=2520, train_end='2026-12-31', valid_end='2027-12-31', index_symbols=9)
     config.data.horizons, config.data.frame, config.data.batch_rows = (5, 30), '25min', 64
     config.data.chunk_buckets, config.data.frame_buckets = (1,), (1,)
