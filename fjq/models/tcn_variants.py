@@ -19,7 +19,7 @@ BASELINES = (
     Har(name='har', log=False),
     Har(name='log-har'),
     Har(name='log-har refitted', fit='expanding'),
-    Garch(column='spx', kind='price'),
+    Garch(column='spx', kind='price', calibrate=True),  # targets are annualised
     Vix(),
     Har(name='log-har + vix', extra=('vix',)),
 )
