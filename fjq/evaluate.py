@@ -101,9 +101,14 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
         'differences': {j.name: difference(settings, judged[0], j, rows, mask) for j in judged[1:]},
         'calibration': {j.name: calibration(j, rows, mask) for j in judged},
     }
-    tables = [forecast_table(j.law, rows, settings.levels) for j in judged]
+    tables = [table_with_point(j.point, j.law, rows, settings.levels) for j in judged]
     named = [t.add_column(0, 'model', pa.array([j.name] * t.num_rows)) for t, j in zip(tables, judged, strict=True)]
     return findings, pa.concat_tables(named, promote_options='permissive')
+
+
+def table_with_point(point: Law, law: Law, rows: dict[str, np.ndarray], levels: tuple[float, ...]) -> pa.Table:
+    """The table of a law, and in `point` the forecast as it was given: dressing moves the mean by the past bias."""
+    return forecast_table(law, rows, levels).append_column('point', pa.array(np.asarray(point.mean()).reshape(-1)))
 
 
 def _labels(dataset: Dataset, earlier: str) -> dict[str, np.ndarray]:
@@ -191,18 +196,23 @@ def write(findings: dict[str, Any], table: pa.Table, workdir: Path) -> None:
 
     The JSON is strict: a figure that is not finite, such as the ends of an interval of too few rows, is null.
     """
-    path = workdir / 'forecasts' / f'{findings["split"]}.parquet'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    write_forecasts(table, workdir / 'forecasts' / f'{findings["split"]}.parquet')
     text = json.dumps(_finite_or_none(findings), indent=1, allow_nan=False)
     write_atomic(workdir / 'evaluation.json', (text + '\n').encode())
 
 
+def write_forecasts(table: pa.Table, path: Path) -> None:
+    """A parquet file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
 def conclude(findings: dict[str, Any]) -> list[str]:
     """What the figures say, in sentences, also when the model does not win."""
-    lines = []
+    changed = findings.get('changed', [])
+    lines = [f'The data are not those of the training: {", ".join(changed)} differ.'] if changed else []
     for h, horizon in enumerate(findings['horizons']):
         n, free = findings['rows'][h], findings['independent'][h]
         verdicts = {name: d[h]['model'] for name, d in findings['differences'].items()}

@@ -27,14 +27,15 @@ def plot_training(lines: Sequence[Mapping]) -> bytes:
 
 
 def plot_forecast(time: np.ndarray, target: np.ndarray, forecasts: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
-    """Truth, the first forecaster with its 80 % interval, and the means of the others, one point a row."""
+    """Truth, the first forecaster with its 80 % interval, and the other forecasts, one point a row."""
     figure, (axis,) = _figure(1)
     for i, (name, columns) in enumerate(forecasts.items()):
         if i:
-            axis.plot(time, columns['mean'], lw=1, alpha=0.7, label=name)
+            axis.plot(time, columns['point'], lw=1, alpha=0.7, label=name)
             continue
-        axis.fill_between(time, columns['q10'], columns['q90'], color=MODEL, alpha=0.2, lw=0, label='80 % interval')
-        axis.plot(time, columns['mean'], color=MODEL, lw=1.8, label=name)
+        if {'q10', 'q90'} <= set(columns):  # among config.evaluate.levels
+            axis.fill_between(time, columns['q10'], columns['q90'], color=MODEL, alpha=0.2, lw=0, label='80 % interval')
+        axis.plot(time, columns['point'], color=MODEL, lw=1.8, label=name)
     axis.plot(time, target, color=TRUTH, lw=1.2, label='realised')
     axis.legend(frameon=False, fontsize=8, ncols=3)
     axis.tick_params(axis='x', rotation=30)
@@ -67,7 +68,7 @@ def plot_differences(differences: Mapping[str, Mapping[str, float]], loss: str) 
         axis.plot(d['mean'], i, 'o', color=color)
     axis.axvline(0, color=TRUTH, lw=1)
     axis.set_yticks(range(len(differences)), list(differences))
-    axis.invert_yaxis()
+    axis.set_ylim(len(differences) - 0.5, -0.5)
     axis.set_xlabel(f'{loss} of the baseline minus {loss} of the model')
     return _png(figure)
 

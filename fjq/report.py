@@ -132,7 +132,7 @@ def _forecast_figure(findings: dict[str, Any], workdir: Path, h: int, plots) -> 
     forecasts = {}
     for name in findings['scores']:
         mine = here & (columns['model'] == name)
-        forecasts[name] = {n: columns[n][mine] for n in ('time', 'mean', 'q10', 'q90', 'target') if n in columns}
+        forecasts[name] = {n: columns[n][mine] for n in ('time', 'point', 'q10', 'q90', 'target') if n in columns}
     first = next(iter(forecasts.values()))
     return plots.plot_forecast(first['time'], first['target'], forecasts)
 

@@ -88,6 +88,15 @@ def adopt_task(config: Experiment, workdir: Path) -> Experiment:
     return dataclasses.replace(config, task=read_config(workdir).task)
 
 
+def changes_since_training(workdir: Path, fingerprint: dict[str, Any]) -> list[str]:
+    """Names of what the data of now have otherwise than those of the run: later days change the chunks, which is as it
+    should be; another horizon or feature is not what the model learned."""
+    path = Path(workdir) / 'manifest.json'
+    then = json.loads(path.read_text())['data'] if path.is_file() else {}
+    now = json.loads(json.dumps(fingerprint, default=str))
+    return [name for name in {**then, **now} if then.get(name) != now.get(name)]
+
+
 def start_over(workdir: Path) -> None:
     """Removes what an earlier run left in a folder, caches excepted; refused while that run is at work."""
     with lock(workdir):

@@ -293,6 +293,7 @@ def test_evaluate(tiny, capsys):
     assert table.num_rows == len(findings['scores']) * rows['target'].size
     out = capsys.readouterr().out
     assert all(name in out for name in names) and f'by {findings["loss"]}, {tiny.config.name} ' in out
+    assert findings['changed'] == [] and 'not those of the training' not in out
 
 
 def test_forecast(tiny):

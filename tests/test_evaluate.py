@@ -273,6 +273,13 @@ def test_one_line_names_all_that_won_and_lost():
     ]
 
 
+def test_other_data_than_those_of_the_training_are_said():
+    findings, _ = judge(make_data())
+    assert conclude(findings | {'changed': []}) == conclude(findings)
+    line, *rest = conclude(findings | {'changed': ['horizons', 'frame']})
+    assert line == 'The data are not those of the training: horizons, frame differ.' and rest == conclude(findings)
+
+
 def test_few_independent_rows_are_said():
     data = make_data(spread=0.05)
     findings, _ = judge(data, Known(name='other', forecasts=off_by(data, 0.5)), overlap=21, block=42)
@@ -330,5 +337,6 @@ def test_what_is_written_is_strict_json_and_one_line_a_forecast(tmp_path):
         data.guesses['test'][3, 1] * np.exp(np.log(data.targets['valid'] / data.guesses['valid'])[:, 1]).mean(),
         rel=1e-3,
     )
+    assert line['point'] == pytest.approx(data.guesses['test'][3, 1], rel=1e-6)  # as scored
     assert np.isnan(line['target']) and line['id'] == 'X' and line['q10'] < line['q50'] < line['q90']
     assert sorted(p.name for p in tmp_path.rglob('*') if p.is_file()) == ['evaluation.json', 'test.parquet']

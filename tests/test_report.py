@@ -52,7 +52,8 @@ def forecasts(horizons=(30, 5), days=12):
                     'id': ['X'] * size,
                     'time': np.repeat(time, len(horizons)),
                     'horizon': np.tile(horizons, days),
-                    'mean': np.tile(horizons, days) + n / 10,
+                    'mean': np.zeros(size),
+                    'point': np.tile(horizons, days) + n / 10,
                     'q10': np.zeros(size),
                     'q90': np.ones(size),
                     'target': np.tile(horizons, days) * 100.0,
@@ -121,7 +122,7 @@ def test_each_horizon_shows_its_own_forecasts(evaluated, monkeypatch):
     list(report.collect(evaluated))
     for horizon, (time, target, f) in zip((30, 5), seen, strict=True):
         assert len(time) == 12 and (target == 100 * horizon).all() and list(f) == list(NAMES)
-        assert (f[NAMES[0]]['mean'] == horizon).all() and (f[NAMES[1]]['mean'] == horizon + 0.1).all()
+        assert (f[NAMES[0]]['point'] == horizon).all() and (f[NAMES[1]]['point'] == horizon + 0.1).all()
 
 
 def test_what_was_not_available_and_how_it_was_made_are_there(evaluated):
@@ -198,6 +199,11 @@ def test_the_interval_of_a_losing_model_is_drawn_left_of_zero_in_red(monkeypatch
     colors = {tuple(line.get_xdata()): line.get_color() for line in lines}
     assert colors[0.1, 0.5] == plots.MODEL and colors[-0.5, -0.1] not in (plots.MODEL, plots.BASELINE)
     assert [t.get_text() for t in drawn[0].axes[0].get_yticklabels()] == ['a', 'b', 'c']
+
+
+def test_an_interval_that_no_level_gives_is_left_out(evaluated):
+    write(findings(), forecasts().drop_columns(['q90']), evaluated)
+    assert write_report(evaluated)[1].read_text().count('<img') == 6
 
 
 @pytest.mark.parametrize(('loss', 'scale'), [(0.5, 'log'), (-0.5, 'linear')])

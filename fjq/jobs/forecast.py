@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from fjq.config import Experiment
-from fjq.evaluate import dress_with_errors
+from fjq.evaluate import dress_with_errors, table_with_point, write_forecasts
 from fjq.log import say
-from fjq.run import adopt_task, cache_folder
-from fjq.trained import Trained, forecast_table, predict_rows
+from fjq.run import adopt_task, cache_folder, changes_since_training
+from fjq.trained import Trained, predict_rows
 
 
 def run(config: Experiment, workdir: Path) -> None:
@@ -16,10 +14,11 @@ def run(config: Experiment, workdir: Path) -> None:
     config = adopt_task(config, workdir)
     trained = Trained.load(workdir)
     dataset = config.data.open(cache_folder(config, workdir), config.parallel)
-    law, rows = predict_rows(trained.predict, dataset, 'all')
-    law = dress_with_errors(law, *predict_rows(trained.predict, dataset, 'valid'))
+    point, rows = predict_rows(trained.predict, dataset, 'all')
+    law = dress_with_errors(point, *predict_rows(trained.predict, dataset, 'valid'))
     path = workdir / 'forecasts' / 'all.parquet'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = forecast_table(law, rows, config.evaluate.levels)
-    pq.write_table(table, path)
+    table = table_with_point(point, law, rows, config.evaluate.levels)
+    write_forecasts(table, path)
+    if changed := changes_since_training(workdir, dataset.fingerprint()):
+        say(f'the data are not those of the training: {", ".join(changed)} differ')
     say(f'{path}: {table.num_rows} forecasts, {rows["time"][0]} to {rows["time"][-1]}')
