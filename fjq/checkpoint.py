@@ -216,9 +216,10 @@ def _check_model(path: Path, like: Any) -> None:
 
 
 def _read_numpy(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        leaves = reader.metadata(path / 'state').item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), leaves)
+    handler = ocp.PyTreeCheckpointHandler()  # the Checkpointer's own `metadata` warns of a file that no item has
+    leaves = handler.metadata(path / 'state').tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), leaves)
+    with ocp.Checkpointer(handler) as reader:
         state = reader.restore(path / 'state', args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         return state, reader.restore(path / 'facts', args=ocp.args.JsonRestore())

@@ -221,8 +221,9 @@ def test_a_run_and_what_it_saves_are_the_same(run, tmp_path):
     assert float(again.extra['seen']) == 20 * 16
 
 
-def test_the_best_weights_are_read_and_predict_is_compiled_once(run):
+def test_the_best_weights_are_read_and_predict_is_compiled_once(run, caplog):
     trained = fjq.load(run)
+    assert not caplog.records  # a script is told nothing that it need not know
     x, y = toy_batch()['x'], toy_batch()['target']
     linear = jax.device_get(trained.params['linear'])
     np.testing.assert_allclose(trained.predict(toy_batch()).mean(), x @ linear['kernel'] + linear['bias'], rtol=1e-5)
