@@ -16,7 +16,7 @@ from fjq.parallel import Parallel
 
 @dataclasses.dataclass(kw_only=True)
 class Optim:
-    """AdamW with warm-up and cosine decay, both stepped per update (Loshchilov & Hutter, 2019)."""
+    """AdamW with warm-up and cosine decay, both stepped per update (Loshchilov & Hutter, 2019), and Muon."""
 
     learning_rate: float = 1e-3  # peak
     final_learning_rate: float = 0.0  # at the last update
@@ -28,6 +28,7 @@ class Optim:
     # Ordered 'pattern=factor' rules over parameter paths; the first that matches counts, an uncovered path is an error.
     decay_rules: tuple[str, ...] = (r'(kernel|embedding)$=1', r'.*=0')  # weight decay: matrices only
     rate_rules: tuple[str, ...] = (r'.*=1',)  # learning rate; 0 freezes
+    muon_rules: tuple[str, ...] = (r'.*=0',)  # 1 = orthogonalised momentum in place of Adam: hidden matrices only
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -45,6 +46,10 @@ class Train:
     ema: float = 0.0  # decay of the averaged weights that are evaluated and exported; 0 = off
     max_bad_steps: int = 3  # non-finite updates in a row that end the run
     keep_best: int = 1  # checkpoints kept by metric, besides the newest
+    alarm: str = ''  # validation figure whose fall says that the model collapsed; '' = none
+    alarm_below: float = 0.0  # the run ends with an error where the figure is less
+    budget: str = ''  # training figure that an update may not exceed, such as 'kl'; '' = none
+    budget_above: float = 0.0  # the run ends, done, at the first update with more
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -62,10 +67,12 @@ class Evaluate:
 
     split: str = 'test'
     baselines: tuple[Any, ...] = ()  # dataclasses of fjq.baselines
+    calibration: Any = None  # a dataclass of fjq.calibration, fitted on the valid split; None = forecasts as they are
+    studies: tuple[Any, ...] = ()  # dataclasses of fjq.studies: further tables and charts
     levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
     loss: str = 'qlike'  # the loss whose difference is tested
-    overlap: int = 1  # rows that one target spans
-    block: int = 2  # rows in a bootstrap block: about twice the overlap
+    overlap: int = 1  # rows that one target spans; 0 = counted for each horizon from the ends of the labels
+    block: int = 2  # rows in a bootstrap block: about twice the overlap; 0 = twice the overlap of each horizon
     draws: int = 2000  # bootstrap draws
 
 
