@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import optax
+import optax.contrib
+from optax.contrib import MuonDimensionNumbers
 
 from fjq.config import Optim
 from fjq.errors import InputError
-from fjq.paths import match_rules
+from fjq.paths import flatten, match_rules
 
 
 def make_schedule(config: Optim, steps: int) -> optax.Schedule:
@@ -30,6 +32,9 @@ def make_schedule(config: Optim, steps: int) -> optax.Schedule:
 def make_optimizer(config: Optim, steps: int, params: Any) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter, 2019) whose decay and rate are scaled leaf by leaf by the config's rules.
 
+    Where `muon_rules` say 1, the direction is Muon's instead (Jordan, 2024): Nesterov momentum, orthogonalised over
+    the last two axes (rows in, columns out), times sqrt(max(1, columns / rows)).
+
     Args:
       steps: updates over which the schedule runs.
       params: the parameters or their shapes; only paths are read.
@@ -44,11 +49,27 @@ def make_optimizer(config: Optim, steps: int, params: Any) -> optax.GradientTran
     b1, b2 = config.betas
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(b1=b1, b2=b2, eps=config.eps),
+        _direction(config, params, optax.scale_by_adam(b1=b1, b2=b2, eps=config.eps)),
         optax.stateless(lambda u, p: jax.tree.map(lambda u, p, d: u + config.weight_decay * d * p, u, p, decay)),
         optax.stateless(lambda u, _: jax.tree.map(lambda u, r: r * u, u, rate)),
         optax.scale_by_learning_rate(make_schedule(config, steps)),
     )
+
+
+def _direction(config: Optim, params: Any, adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    by_muon = jax.tree.map(bool, _factors(config.muon_rules, params, 'optim.muon_rules'))
+    if not any(jax.tree.leaves(by_muon)):
+        return adam
+    for path, leaf in flatten(params).items():
+        if flatten(by_muon)[path] and len(leaf.shape) < 2:
+            raise InputError(f'{path!r} of shape {leaf.shape} is no matrix', column='optim.muon_rules')
+    axes = MuonDimensionNumbers(-2, -1)
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: axes, tree)),
+        optax.stateless(lambda u, _: jax.tree.map(lambda x: x * max(1, x.shape[-1] / x.shape[-2]) ** 0.5, u)),
+    )
+    labels = jax.tree.map(lambda m: 'muon' if m else 'adam', by_muon)
+    return optax.partition({'adam': adam, 'muon': muon}, labels)
 
 
 def find_adam(opt: Any) -> dict[str, Any]:

@@ -65,8 +65,10 @@ def _run_local(fn, items: list, workers: int, what: str) -> Iterator[tuple[int, 
     waiting = set(range(len(items)))
     for restart in range(RESTARTS + 1):
         calls = [joblib.delayed(_call)(fn, i, items[i]) for i in sorted(waiting)]
-        pairs = joblib.Parallel(n_jobs=workers, return_as='generator_unordered')(calls)
+        pairs = None
         try:
+            # A worker may die while the first items are still being handed out, inside this call.
+            pairs = joblib.Parallel(n_jobs=workers, return_as='generator_unordered')(calls)
             for i, result in pairs:
                 waiting.remove(i)
                 yield i, result
@@ -82,7 +84,8 @@ def _run_local(fn, items: list, workers: int, what: str) -> Iterator[tuple[int, 
         finally:
             with warnings.catch_warnings():  # leaving early is on purpose: an error or Ctrl-C ends the rest
                 warnings.simplefilter('ignore')
-                pairs.close()
+                if pairs is not None:
+                    pairs.close()
 
 
 def _run_cluster(fn, items: list, scheduler: str, what: str) -> Iterator[tuple[int, Any]]:

@@ -20,6 +20,7 @@ import jax
 from fjq.checkpoint import write_atomic
 from fjq.config import Experiment, from_json, to_json
 from fjq.errors import InputError
+from fjq.task import Dataset, Task
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'pyarrow')
 _FOLDERS = ('checkpoints', 'forecasts', 'export')
@@ -95,6 +96,33 @@ def changes_since_training(workdir: Path, fingerprint: dict[str, Any]) -> list[s
     then = json.loads(path.read_text())['data'] if path.is_file() else {}
     now = json.loads(json.dumps(fingerprint, default=str))
     return [name for name in {**then, **now} if then.get(name) != now.get(name)]
+
+
+def open_data(config: Experiment, workdir: Path) -> Dataset:
+    """The data of a config whose weights lie in `workdir`, checked against the model.
+
+    Raises:
+      InputError: what is wrong with a file or a field, or data that the model can not read.
+    """
+    dataset = config.data.open(cache_folder(config, workdir), config.parallel)
+    check_fit(config.task.build(), dataset, workdir)
+    return dataset
+
+
+def check_fit(task: Task, dataset: Dataset, *workdirs: Path) -> None:
+    """Raises InputError where data do not fit the model, or what its weights are bound to is not that of a workdir."""
+    if hasattr(task, 'check'):
+        task.check(dataset)
+    for name in getattr(task, 'bound_to', ()):
+        for path in (Path(w) / 'manifest.json' for w in workdirs):
+            then = json.loads(path.read_text())['data'].get(name) if path.is_file() else None
+            now = dataset.fingerprint().get(name)
+            if then is not None and then != now:
+                raise InputError(
+                    f'the weights were trained with the {name} {then}, the data have {now}',
+                    file=path.parent,
+                    remedy=f'give data made with the same {name}, or train anew',
+                )
 
 
 def start_over(workdir: Path) -> None:

@@ -46,6 +46,10 @@ class Task(Protocol):
     """A model with its loss. `config.task.build()` makes one. All methods are pure and can be jitted.
 
     A task may also define
+      check(dataset): raises InputError where data do not fit the model (vocabulary, variables, horizons).
+      begin(params, extra, dataset) -> (params, extra): what the data or loaded weights decide before update 1 (a frozen
+        reference, normalisation, a bias from quantiles); once, on the host, of the same tree and shapes.
+      bound_to: names of entries of `dataset.fingerprint()` that weights can not be used without (a tokenizer).
       prepare(params, extra, batch, key) -> batch: what the current weights must produce before the loss
         (rollouts, codes of a frozen tokenizer); runs jitted, outside the gradient.
       embed(params, extra, batch) -> array: the vectors that downstream models consume, and `embedding`, their name.
@@ -64,7 +68,12 @@ class Task(Protocol):
 
 @runtime_checkable
 class Dataset(Protocol):
-    """What `config.data.open(...)` gives: numbered whole batches, and the rows that they predict."""
+    """What `config.data.open(...)` gives: numbered whole batches, and the rows that they predict.
+
+    Where windows overlap so much that batches are better made on the device, a dataset may also define
+      tables() -> {name: array}: what is put on every device once;
+      gather(tables, batch) -> batch: a pure function; `train` and `batches` then only say where to look.
+    """
 
     def train(self, seed: int, shard: Shard):
         """An endless `grain.MapDataset`: step -> this process's part of that step's batch.

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fjq import log
 from fjq.checkpoint import Checkpoints, read_params, write_atomic
 from fjq.clock import Clock, count_compiles
 from fjq.config import Experiment, Train, to_dict
 from fjq.errors import InputError
-from fjq.feed import prefetch, read_batches
+from fjq.feed import make_gather, prefetch, read_batches
 from fjq.keys import make_key
 from fjq.mesh import Vote, check_batch, make_mesh, put_batch, shard_state, this_shard, wait_for_all
 from fjq.optim import make_optimizer, make_schedule
 from fjq.paths import flatten, path_of
-from fjq.run import Interrupted, cache_folder, catch_signals, lock, write_facts
+from fjq.run import Interrupted, cache_folder, catch_signals, check_fit, lock, write_facts
 from fjq.step import best_params, init_state, make_eval_step, make_train_step
 from fjq.task import Batch, Dataset, Task
 
@@ -46,6 +47,7 @@ def train(config: Experiment, workdir: Path) -> dict[str, float]:
         stack.enter_context(lock(workdir))
         task: Task = config.task.build()
         dataset = _open_data(config, workdir)
+        check_fit(task, dataset, *([Path(config.init_from)] if config.init_from else []))
         return _Loop(config, workdir, task, dataset, stack).run()
 
 
@@ -57,6 +59,7 @@ class _Loop:
         t = config.train
         self.mesh = make_mesh(config.mesh)
         self.shard, self.vote, self.asked = this_shard(self.mesh), Vote(self.mesh), None
+        self.gather = make_gather(dataset, self.mesh)
         key = make_key(config.seed, 'init')
         params, extra = jax.eval_shape(task.init, key)
         optimizer, schedule = make_optimizer(config.optim, t.steps, params), make_schedule(config.optim, t.steps)
@@ -66,15 +69,16 @@ class _Loop:
         step = make_train_step(task, optimizer, micro_batches=t.micro_batches, ema=t.ema, seed=config.seed)
         self.train_step = jax.jit(_with_rate(step, schedule), donate_argnums=0, out_shardings=(shardings, None))
         self.eval_step = jax.jit(make_eval_step(task))
-        self._check_metric(params, extra)
         rows = len(dataset.train(config.seed, self.shard)[0]['mask']) * self.shard.count
         check_batch(self.mesh, rows, t.micro_batches)
+        self._check_metric(params, extra)
         self.fingerprint = json.loads(json.dumps({'seed': config.seed, **dataset.fingerprint()}, default=str))
         self.checkpoints = Checkpoints(workdir / 'checkpoints', mode=t.mode, keep_best=t.keep_best)
         stack.callback(self.checkpoints.close)
         self.iterator = iter(prefetch(dataset.train(config.seed, self.shard)))
         stack.callback(self.iterator.close)
         self.best, self.since_best, self.validation, self.train_loss = math.nan, 0, {}, math.nan
+        self.spent = False  # whether an update went beyond the budget
         like = jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
         if restored := self.checkpoints.restore(like):
             self.step, self.state, facts = restored
@@ -83,6 +87,7 @@ class _Loop:
             self.step, self.state = 0, jax.jit(init, out_shardings=shardings)(key)
             if config.init_from:
                 self.state = _load_initial(self.state, Path(config.init_from), like)
+            self.state = jax.device_put(begin(task, self.state, dataset), shardings)
         self.writer = log.Writer(workdir)
         stack.callback(self.writer.close)
         self.failure: dict[str, Any] = {}
@@ -98,7 +103,7 @@ class _Loop:
         left, pending = max(self.config.train.steps - self.step, 0), None
         with catch_signals() as signals:
             for _ in log.track(range(left), total=left, what=self.config.name):
-                if self._out_of_patience():
+                if self._out_of_patience() or self.spent:
                     break
                 self.state, metrics = self.train_step(self.state, self._next_batch())
                 self.step += 1
@@ -109,9 +114,9 @@ class _Loop:
                 if stop or self.failure or self._is_mark():
                     self._read(*pending)
                     pending = None
+                    self._save(self._validate() if self._is_evaluation() and not self.failure else None)
                     if self.failure:
                         self._give_up()
-                    self._save(self._validate() if self._is_evaluation() else None)
                     self.clock.restart()
                 if stop and self.step < self.config.train.steps:
                     self.checkpoints.wait()
@@ -121,10 +126,10 @@ class _Loop:
     def _next_batch(self) -> Batch:
         with self.clock.waiting():
             batch = next(self.iterator)
-        return put_batch(self.mesh, batch)
+        return self.gather(put_batch(self.mesh, batch))
 
     def _is_evaluation(self) -> bool:
-        return self.step == self.config.train.steps or self.step % self.config.train.eval_every == 0
+        return self.step == self.config.train.steps or self.step % self.config.train.eval_every == 0 or self.spent
 
     def _is_mark(self) -> bool:
         return self._is_evaluation() or self.step % self.config.train.save_every == 0
@@ -134,15 +139,18 @@ class _Loop:
         batch = next(iter(read_batches(self.dataset, 'valid', self.shard)), None)
         if batch is None:
             raise InputError('the valid split is empty', remedy='check the split dates')
+        batch = self.gather(put_batch(self.mesh, batch))
         known = {'loss', *jax.eval_shape(self.eval_step, params, extra, batch).metrics}
-        if self.config.train.metric not in known:
-            raise InputError(
-                f'train.metric is {self.config.train.metric!r}, which validation does not give',
-                remedy='choose one of ' + ', '.join(sorted(known)),
-            )
+        for field in ('metric', 'alarm', 'budget'):
+            name = getattr(self.config.train, field)
+            if name and name not in known:
+                raise InputError(
+                    f'train.{field} is {name!r}, which validation does not give',
+                    remedy='choose one of ' + ', '.join(sorted(known)),
+                )
 
     def _validate(self) -> float:
-        figures = validate(self.eval_step, best_params(self.state), self.state['extra'], self.dataset, self.mesh)
+        figures = self._validation_figures()
         self.validation = figures
         metric, mode = figures[self.config.train.metric], self.config.train.mode
         better = metric < self.best if mode == 'min' else metric > self.best
@@ -152,7 +160,19 @@ class _Loop:
             self.since_best += 1
         self._write(self.step, {f'valid/{k}': v for k, v in figures.items()})
         log.say(f'step {self.step}: valid ' + ', '.join(f'{k} {v:.6g}' for k, v in figures.items()))
+        t = self.config.train
+        if t.alarm and not figures[t.alarm] >= t.alarm_below:
+            self.failure = {
+                'step': self.step,
+                'why': f'{t.alarm} of the valid split is {figures[t.alarm]:.4g}, below {t.alarm_below}: it collapsed',
+                'remedy': 'lower optim.learning_rate or look at the targets; the checkpoints up to here are kept',
+                'metrics': figures,
+            }
         return metric
+
+    def _validation_figures(self) -> dict[str, float]:
+        params, extra = best_params(self.state), self.state['extra']
+        return validate(self.eval_step, params, extra, self.dataset, self.mesh, gather=self.gather)
 
     def _save(self, metric: float | None) -> None:
         facts = {
@@ -160,6 +180,7 @@ class _Loop:
             'fingerprint': self.fingerprint,
             'best': None if math.isnan(self.best) else self.best,
             'since_best': self.since_best,
+            'spent': self.spent,
             'validation': self.validation,
             'train_loss': self.train_loss,
             'config': to_dict(self.config),
@@ -177,11 +198,8 @@ class _Loop:
             )
         self.iterator.set_state(facts['data'])
         self.best = math.nan if facts['best'] is None else facts['best']
-        self.since_best, self.validation, self.train_loss = (
-            facts['since_best'],
-            facts['validation'],
-            facts['train_loss'],
-        )
+        self.since_best, self.spent = facts['since_best'], facts['spent']
+        self.validation, self.train_loss = facts['validation'], facts['train_loss']
         log.say(f'resuming from step {self.step}')
 
     def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -196,27 +214,31 @@ class _Loop:
         if step % t.log_every == 0 or values['bad'] or step == t.steps:
             self._write(step, values | {'compiles': self.compiles()} | self.clock.rates())
         if values['bad'] >= t.max_bad_steps and not self.failure:
-            self.failure = {'step': step, 'why': why, 'last good step': step - values['bad'], 'metrics': values}
+            self.failure = {
+                'step': step,
+                'why': f'{why}, in {t.max_bad_steps} updates in a row up to step {step}',
+                'remedy': 'look at the data or lower optim.learning_rate; the last good state is saved',
+                'last good step': step - values['bad'],
+                'metrics': values,
+            }
+        if t.budget and values[t.budget] > t.budget_above and not self.spent:
+            self.spent = True
+            log.say(f'step {step}: {t.budget} is {values[t.budget]:.4g}, its budget {t.budget_above}; stopping')
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if jax.process_index() == 0:
             self.writer.write(step, values)
 
     def _give_up(self) -> None:
-        self._save(None)  # skipped updates changed nothing: this is the last good state
-        self.checkpoints.wait()
-        step, why = self.failure['step'], self.failure['why']
+        self.checkpoints.wait()  # what is saved there is the last good state: skipped updates changed nothing
         if jax.process_index() == 0:
             facts = self.failure | {
                 'checkpoint': self.step,
                 'metrics': {k: repr(v) for k, v in self.failure['metrics'].items()},
             }
             write_atomic(self.workdir / 'failure.json', (json.dumps(facts, indent=1) + '\n').encode())
-        raise InputError(
-            f'{why}, in {self.config.train.max_bad_steps} updates in a row up to step {step}',
-            file=self.workdir / 'failure.json',
-            remedy='look at the data or lower optim.learning_rate; the last good state is saved',
-        )
+        why, remedy = self.failure['why'], self.failure['remedy']
+        raise InputError(why, file=self.workdir / 'failure.json', remedy=remedy)
 
     def _must_stop(self, signals: list[int]) -> bool:
         """Whether a signal has come, here or in another process; there the answer is a step old in all of them."""
@@ -233,7 +255,22 @@ class _Loop:
         return False
 
 
-def validate(eval_step, params, extra, dataset: Dataset, mesh, split: str = 'valid') -> dict[str, float]:
+def begin(task: Task, state: dict, dataset: Dataset) -> dict:
+    """The state with what the data or loaded weights decide before the first update."""
+    if not hasattr(task, 'begin'):
+        return state
+    params, extra = task.begin(state['params'], state['extra'], dataset)
+    for name, old, new in (('params', state['params'], params), ('extra', state['extra'], extra)):
+        shapes = [jax.tree.map(lambda x: (jnp.shape(x), jnp.asarray(x).dtype), tree) for tree in (old, new)]
+        if shapes[0] != shapes[1]:
+            raise TypeError(f'begin() gives {name} of another tree, shape or type than init()')
+    ema = jax.tree.map(jnp.copy, params) if state['ema'] else {}
+    return state | {'params': params, 'extra': jax.tree.map(jnp.copy, extra), 'ema': ema}  # each its own, to be donated
+
+
+def validate(
+    eval_step, params, extra, dataset: Dataset, mesh, split: str = 'valid', gather=lambda batch: batch
+) -> dict[str, float]:
     """The mean loss and metrics of a split: sums over every row, divided once.
 
     Raises:
@@ -247,7 +284,7 @@ def validate(eval_step, params, extra, dataset: Dataset, mesh, split: str = 'val
 
     before = None
     for batch in read_batches(dataset, split, this_shard(mesh)):
-        now = eval_step(params, extra, put_batch(mesh, batch))
+        now = eval_step(params, extra, gather(put_batch(mesh, batch)))
         if before is not None:
             add(jax.device_get(before))  # read one batch late: the device works on, and holds two batches at most
         before = now

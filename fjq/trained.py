@@ -10,7 +10,7 @@ import pyarrow as pa
 from fjq.checkpoint import read_params, write_atomic
 from fjq.config import Experiment, to_json
 from fjq.errors import InputError
-from fjq.feed import read_batches
+from fjq.feed import make_gather, read_batches
 from fjq.forecast import Law, pool, to_columns
 from fjq.paths import flatten, path_of
 from fjq.run import read_config
@@ -96,9 +96,9 @@ def predict_rows(predict, dataset, split: str) -> tuple[Law, dict[str, np.ndarra
       (the law with leading axis N, `dataset.rows(split)`).
     """
     rows = dataset.rows(split)
-    laws, index = [], []
+    gather, laws, index = make_gather(dataset), [], []
     for batch in read_batches(dataset, split):
-        laws.append(predict(batch))
+        laws.append(predict(gather(batch)))
         index.append(np.where(batch['mask'], batch['row'], -1))
     if not laws:
         raise InputError(f'the {split} split is empty', remedy='check the split dates')

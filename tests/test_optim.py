@@ -1,5 +1,6 @@
 """The optimiser against PyTorch's AdamW, and its schedule against the formula."""
 
+import dataclasses
 import math
 
 import jax
@@ -138,3 +139,25 @@ def test_the_moments_are_found_in_a_state():
     assert find_adam({'0': None, '1': stored[1]})['nu'] is state[1].nu
     with pytest.raises(InputError, match='Adam'):
         find_adam([{'count': 1}, None])
+
+
+def test_muon_takes_matrices_and_adam_the_rest():
+    """The update of a matrix is orthogonal times sqrt(max(1, out / in)); that of the others is Adam's."""
+    draw = np.random.default_rng(0).normal
+    params = {'block': {'kernel': draw(size=(4, 6))}, 'stack': {'kernel': draw(size=(2, 6, 3))}, 'head': draw(size=5)}
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    grads = jax.tree.map(lambda x: x**3, params)
+    config = Optim(learning_rate=1.0, clip_norm=0.0, muon_rules=('kernel=1', '.*=0'))
+    updates = {}
+    for name, c in (('muon', config), ('adam', dataclasses.replace(config, muon_rules=('.*=0',)))):
+        optimizer = make_optimizer(c, 10, params)
+        updates[name], _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates['muon']['head'], updates['adam']['head'], rtol=1e-6)
+    for name, matrix in (('block', updates['muon']['block']['kernel']), ('stack', updates['muon']['stack']['kernel'])):
+        values = np.linalg.svd(np.asarray(matrix) / max(1, matrix.shape[-1] / matrix.shape[-2]) ** 0.5)[1]
+        assert (0.6 < values).all() and (values < 1.3).all(), (name, values)  # the quintic iteration ends around 1
+
+
+def test_muon_refuses_what_is_no_matrix():
+    with pytest.raises(InputError, match='no matrix'):
+        make_optimizer(Optim(muon_rules=('.*=1',)), 10, {'bias': jnp.zeros(3)})

@@ -9,7 +9,7 @@ from fjq.checkpoint import write_atomic
 from fjq.config import Experiment
 from fjq.errors import InputError
 from fjq.log import say, track
-from fjq.run import adopt_task, cache_folder
+from fjq.run import adopt_task, open_data
 from fjq.trained import Trained
 
 
@@ -23,7 +23,7 @@ def run(config: Experiment, workdir: Path) -> None:
     trained = Trained.load(workdir)
     if not hasattr(trained.task, 'embed'):
         raise InputError(f'{config.name} makes no embeddings')
-    dataset = config.data.open(cache_folder(config, workdir), config.parallel)
+    dataset = open_data(config, workdir)
     folder = workdir / 'embeddings' / str(trained.step)
     folder.mkdir(parents=True, exist_ok=True)
     days = len(dataset.rows('all')['time'])

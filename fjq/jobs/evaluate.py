@@ -5,14 +5,14 @@ from pathlib import Path
 from fjq.config import Experiment
 from fjq.evaluate import conclude, evaluate, write
 from fjq.log import say
-from fjq.run import adopt_task, cache_folder, changes_since_training
+from fjq.run import adopt_task, changes_since_training, open_data
 from fjq.trained import Trained
 
 
 def run(config: Experiment, workdir: Path) -> None:
     """Writes evaluation.json and forecasts/SPLIT.parquet and prints the table."""
     config = adopt_task(config, workdir)
-    dataset = config.data.open(cache_folder(config, workdir), config.parallel)
+    dataset = open_data(config, workdir)
     findings, table = evaluate(config, Trained.load(workdir), dataset)
     findings['changed'] = changes_since_training(workdir, dataset.fingerprint())
     write(findings, table, workdir)

@@ -5,8 +5,8 @@ from pathlib import Path
 from fjq.checkpoint import read_params
 from fjq.config import Experiment
 from fjq.export import export
-from fjq.feed import read_batches
-from fjq.run import adopt_task, cache_folder
+from fjq.feed import make_gather, read_batches
+from fjq.run import adopt_task, open_data
 from fjq.trained import Trained
 
 
@@ -14,6 +14,6 @@ def run(config: Experiment, workdir: Path) -> None:
     """Exports the run in `workdir`; the files and how far each is from the model are printed."""
     config = adopt_task(config, workdir)
     weights = read_params(workdir)
-    dataset = config.data.open(cache_folder(config, workdir), config.parallel)
-    batch = next(iter(read_batches(dataset, 'valid')))
+    dataset = open_data(config, workdir)
+    batch = make_gather(dataset)(next(iter(read_batches(dataset, 'valid'))))
     export(Trained(config, weights.params, weights.extra), weights, batch, workdir)

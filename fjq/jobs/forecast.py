@@ -5,7 +5,7 @@ from pathlib import Path
 from fjq.config import Experiment
 from fjq.evaluate import dress_with_errors, table_with_point, write_forecasts
 from fjq.log import say
-from fjq.run import adopt_task, cache_folder, changes_since_training
+from fjq.run import adopt_task, changes_since_training, open_data
 from fjq.trained import Trained, predict_rows
 
 
@@ -13,7 +13,7 @@ def run(config: Experiment, workdir: Path) -> None:
     """Forecasts with the best weights. A model without a law is dressed with its validation errors."""
     config = adopt_task(config, workdir)
     trained = Trained.load(workdir)
-    dataset = config.data.open(cache_folder(config, workdir), config.parallel)
+    dataset = open_data(config, workdir)
     point, rows = predict_rows(trained.predict, dataset, 'all')
     law = dress_with_errors(point, *predict_rows(trained.predict, dataset, 'valid'))
     path = workdir / 'forecasts' / 'all.parquet'

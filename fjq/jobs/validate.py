@@ -5,10 +5,11 @@ from pathlib import Path
 import jax
 
 from fjq.config import Experiment
+from fjq.feed import make_gather
 from fjq.log import say
 from fjq.memory import measure_step
 from fjq.mesh import check_batch, make_mesh
-from fjq.run import cache_folder
+from fjq.run import cache_folder, check_fit
 from fjq.task import Shard
 
 MB = 2**20
@@ -22,11 +23,12 @@ def run(config: Experiment, workdir: Path) -> None:
     """
     task = config.task.build()
     dataset = config.data.open(cache_folder(config, workdir), config.parallel)
+    check_fit(task, dataset, *([config.init_from] if config.init_from else []))
     for split in dict.fromkeys(('train', 'valid', config.evaluate.split)):
         rows = dataset.rows(split)
         say(f'{split}: {len(rows["time"])} rows, {rows["time"][0]} to {rows["time"][-1]}')
-    batch = dataset.train(config.seed, Shard())[0]
     mesh = make_mesh(config.mesh)
+    batch = make_gather(dataset)(dataset.train(config.seed, Shard())[0])
     check_batch(mesh, len(batch['mask']), config.train.micro_batches)
     params = sum(x.size for x in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))[0]))
     say(f'model: {params:,} parameters')
