@@ -1,0 +1,154 @@
+"""Candles of one asset or many, from files of any common layout to checked arrays."""
+
+import dataclasses
+import functools
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from fjq.config import nearest
+from fjq.data import candle_columns
+from fjq.data.candle_columns import Columns
+from fjq.data.candle_quality import PRICES, Quality, check
+from fjq.errors import InputError
+from fjq.log import say
+from fjq.parallel import Parallel, run
+
+ENDINGS = ('.csv', '.csv.gz', '.txt', '.parquet')
+_DOWNLOAD = re.compile(r'_\d{4}-\d{2}-\d{2}_\d{4}-\d{2}-\d{2}_\w+$')  # '{TICKER}_{first}_{last}_{interval}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Candles:
+    """One asset. Always low <= open, close <= high, above zero, times ascending without repeats.
+
+    time: datetime64[ns] [N]; a daily candle is stamped with its date. volume: NaN where the file has none.
+    """
+
+    id: str
+    time: np.ndarray
+    open: np.ndarray
+    high: np.ndarray
+    low: np.ndarray
+    close: np.ndarray
+    volume: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def ohlc(self) -> np.ndarray:
+        """float64 [N, 4]."""
+        return np.stack([self.open, self.high, self.low, self.close], -1)
+
+    def part(self, rows: slice | np.ndarray) -> 'Candles':
+        """The candles of `rows`."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self) if f.name != 'id'}
+        return Candles(self.id, **arrays)
+
+
+@dataclasses.dataclass(kw_only=True)
+class CandleFiles(Quality):
+    """Where candles are and what to do with faults in them."""
+
+    path: str = ''  # a file, or a folder of files (.csv, .csv.gz, .txt, .parquet)
+    assets: tuple[str, ...] = ()  # ids to read; () = all
+    adjusted: bool = False  # prices times adjusted close / close, so returns include dividends (and splits)
+    on_bad_file: str = 'stop'  # 'stop', or 'skip' a file with a fault, and say so
+
+    def read(self, parallel: Parallel) -> list[Candles]:
+        """The assets, sorted by id. The id is that of a column (symbol, ticker, name), of the header, or the file name.
+
+        Raises:
+          InputError: no files, a fault in one (unless `on_bad_file` is 'skip'), or an asset that is not there.
+        """
+        if self.on_bad_file not in ('stop', 'skip'):
+            raise InputError(f'{self.on_bad_file!r} is unknown', column='on_bad_file', remedy='choose stop or skip')
+        files = list_files(self.path)
+        parts = run(functools.partial(_read, self), files, parallel, what='candles, files')
+        good: list[tuple[Candles, dict[str, int], Path]] = []
+        for file, part in zip(files, parts, strict=True):
+            if isinstance(part, InputError):
+                if self.on_bad_file == 'stop':
+                    raise part
+                say(f'skipped: {part}')
+            else:
+                good += [(candles, faults, file) for candles, faults in part]
+        return self._collect(good)
+
+    def from_table(self, table: pa.Table) -> list[Candles]:
+        """The assets of a table in memory with named columns; without a column of names there is one, `table`."""
+        parts = [self._make(columns, 'table', 'the table') for columns in candle_columns.from_table(table)]
+        return self._collect([(candles, faults, Path('the table')) for candles, faults in parts])
+
+    def _make(self, columns: Columns, name: str, file: Path | str) -> tuple[Candles, dict[str, int]]:
+        values = dict(columns.values)
+        adjusted = values.pop('adjusted', None)
+        if self.adjusted:
+            if adjusted is None:
+                raise InputError('it is absent', file=file, column='Adj Close', remedy='set adjusted=False')
+            with np.errstate(all='ignore'):
+                factor = adjusted / values['close']
+            values |= {n: values[n] * factor for n in PRICES}
+        checked = check(columns.time, values, columns.row, self, file)
+        volume = checked.values.get('volume', np.full(len(checked.time), np.nan))
+        prices = [np.ascontiguousarray(checked.values[n]) for n in PRICES]
+        return Candles(columns.id or name, checked.time, *prices, volume), checked.faults
+
+    def _collect(self, parts: list[tuple[Candles, dict[str, int], Path]]) -> list[Candles]:
+        total: dict[str, int] = {}
+        seen: dict[str, Path] = {}
+        for candles, faults, file in parts:
+            if candles.id in seen:
+                raise InputError(f'{candles.id} is in {seen[candles.id].name} too', file=file, remedy='keep one file')
+            seen[candles.id] = file
+            for name, count in faults.items():
+                total[name] = total.get(name, 0) + count
+            if faults:
+                say(f'{candles.id}: ' + ', '.join(f'{count} x {name}' for name, count in faults.items()))
+        for name in self.assets:
+            if name not in seen:
+                raise InputError(f'no candles of {name!r}', file=self.path or None, remedy=nearest(name, seen))
+        wanted = [c for c, _, _ in parts if not self.assets or c.id in self.assets]
+        if not wanted:
+            raise InputError('no asset is left', file=self.path or None, remedy='give a file with valid candles')
+        action = {'repair': 'repaired', 'drop': 'dropped'}.get(self.quality, 'left')
+        what = '; '.join(f'{n} x {name}' for name, n in total.items())
+        say(f'{len(wanted)} assets, {sum(len(c) for c in wanted):,} candles' + (f' ({action}: {what})' if what else ''))
+        return sorted(wanted, key=lambda c: c.id)
+
+
+def list_files(path: str | Path) -> list[Path]:
+    """The files of candles at a path, by name.
+
+    Raises:
+      InputError: none is there.
+    """
+    root = Path(path)
+    if root.is_file():
+        return [root]
+    files = sorted(f for f in root.glob('*') if f.name.endswith(ENDINGS) and not f.name.startswith('.'))
+    if not str(path) or not files:
+        what = 'no path is given' if not str(path) else 'there is no file of candles'
+        raise InputError(what, file=path or None, column='path', remedy='name a CSV file or a folder of them')
+    return files
+
+
+def digest(candles: list[Candles]) -> str:
+    """16 hexadecimal digits that are equal for equal candles."""
+    sha = hashlib.sha256()
+    for c in candles:
+        sha.update(c.id.encode() + b'\0' + np.int64(len(c)).tobytes())
+        for values in (c.time.astype(np.int64), c.ohlc(), c.volume):
+            sha.update(np.ascontiguousarray(values).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _read(settings: CandleFiles, file: Path) -> list[tuple[Candles, dict[str, int]]] | InputError:
+    name = _DOWNLOAD.sub('', file.name.removesuffix('.gz').rsplit('.', 1)[0])
+    try:
+        return [settings._make(columns, name, file) for columns in candle_columns.read_columns(file)]
+    except InputError as e:
+        return e
