@@ -1,0 +1,87 @@
+"""Pre-norm transformer blocks over prefix-padded sequences, stacked and scanned, with a choice of what is kept.
+
+Letters: N = sequences, T = their slots, D = width, L = layers, K = heads.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from fjq.errors import InputError
+from fjq.nn.attention import attend
+from fjq.nn.dense import Dense, dense
+from fjq.nn.dropout import dropout
+from fjq.nn.norm import LayerNorm
+
+# What a layer keeps for the backward pass: everything; what matrix products and attention gave; only its input.
+POLICIES = ('none', 'dots', 'block')
+
+
+class Block(nnx.Module):
+    """y = x + attention(LN x), z = y + W2 gelu(W1 LN y): bidirectional, no positions (Xiong et al. 2020).
+
+    Dropout falls on both residual branches and inside the feed-forward part; the original also drops attention
+    weights, which no fused kernel does.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, rate: float, *, dtype, rngs: nnx.Rngs):
+        if width % heads:
+            raise InputError(f'{heads} heads for a width of {width}', remedy='choose a width that they divide')
+        make = lambda a, b: Dense(a, b, dtype=dtype, rngs=rngs)
+        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
+        self.q_proj, self.k_proj, self.v_proj = (make(width, width) for _ in range(3))
+        self.out_proj = make(width, width)
+        self.ff = nnx.Dict({'0': make(width, hidden), '3': make(hidden, width)})
+        self.heads, self.rate, self.dtype = heads, rate, dtype
+
+    def __call__(self, x_NxTxD, lengths_N, key):
+        """lengths_N: the valid slots, which come first; None = all. The result keeps the dtype of x.
+
+        Slots beyond the length get numbers that mean nothing, and no valid slot sees them.
+        """
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        x = x_NxTxD + dropout(self._attend(self.norm1(x_NxTxD), lengths_N), self.rate, keys[0]).astype(x_NxTxD.dtype)
+        h = dropout(jax.nn.gelu(self.ff['0'](self.norm2(x)), approximate=False), self.rate, keys[1])
+        return x + dropout(self.ff['3'](h), self.rate, keys[2]).astype(x.dtype)
+
+    def _attend(self, x_NxTxD, lengths_N):
+        parts = self.q_proj, self.k_proj, self.v_proj  # one product for all three
+        kernel = jnp.concatenate([p.kernel[...] for p in parts], axis=1)
+        bias = jnp.concatenate([p.bias[...] for p in parts])
+        qkv = dense(x_NxTxD.astype(self.dtype), kernel, bias)
+        q, k, v = (y.reshape(*y.shape[:2], self.heads, -1) for y in jnp.split(qkv, 3, axis=-1))
+        y = checkpoint_name(attend(q, k, v, kv_lengths_B=lengths_N), 'attention')
+        return self.out_proj(y.reshape(x_NxTxD.shape))
+
+
+def stack_layers(count: int, make: Callable[[], nnx.Module]) -> nnx.Module:
+    """`count` modules of one shape as one, whose parameters have a leading axis of layers."""
+    parts = [nnx.split(make()) for _ in range(count)]
+    return nnx.merge(parts[0][0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in parts)))
+
+
+def run_layers(layers: nnx.Module, x_NxTxD, lengths_N, key, *, remat: str):
+    """The stacked blocks one after the other, compiled once (`lax.scan`); with everything kept they are unrolled,
+    because a scan would copy all that is kept into stacks."""
+    graph, state = nnx.split(layers)
+
+    def run(x, item):
+        layer, index = item
+        k = None if key is None else jax.random.fold_in(key, index)
+        return nnx.merge(graph, layer)(x, lengths_N, k), None
+
+    if remat == 'dots':
+        names = jax.checkpoint_policies.save_only_these_names('attention')
+        dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        run = jax.checkpoint(
+            run, policy=jax.checkpoint_policies.save_from_both_policies(dots, names), prevent_cse=False
+        )
+    elif remat == 'block':
+        run = jax.checkpoint(run, prevent_cse=False)
+    elif remat != 'none':
+        raise InputError(f'unknown rematerialisation {remat!r}', remedy='choose one of ' + ', '.join(POLICIES))
+    count = jax.tree.leaves(state)[0].shape[0]
+    return jax.lax.scan(run, x_NxTxD, (state, jnp.arange(count)), unroll=count if remat == 'none' else 1)[0]
