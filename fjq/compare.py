@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special, stats
 
 from fjq.errors import InputError
-from fjq.forecast import Law
+from fjq.forecast import Law, Quantiles
 
 
 class Test(NamedTuple):
@@ -144,6 +144,34 @@ def effective_size(n: int, overlap: float) -> float:
     return float(n / inflation)
 
 
+def count_overlap(rows: dict[str, np.ndarray]) -> list[int]:
+    """Rows that a typical target spans, one a horizon: how many are dated after its row and up to its label's end.
+
+    rows: `time` [N] in order, `label_end` [N, H] and `valid` [N, H]; rows of all series count.
+
+    Raises:
+      InputError: the rows have no label_end.
+    """
+    if 'label_end' not in rows:
+        raise InputError('the rows have no label_end to count overlaps by', remedy='set evaluate.overlap and block')
+    time, valid = rows['time'], rows['valid']
+    end = np.where(valid, rows['label_end'].astype(time.dtype), time[:, None])
+    count = np.searchsorted(time, end, side='right') - np.searchsorted(time, time, side='right')[:, None]
+    return [max(int(np.median(count[valid[:, h], h])), 1) if valid[:, h].any() else 1 for h in range(valid.shape[1])]
+
+
+def non_overlapping(time, label_end, mask) -> np.ndarray:
+    """The rows, of one series in order of time, whose targets do not overlap: the first that takes part, then each time
+    the next one dated at or after the end of the last label. All arrays [N]; returns places."""
+    kept = np.flatnonzero(mask)
+    following = np.searchsorted(time[kept], label_end[kept].astype(time.dtype), side='left')
+    out, place = [], 0
+    while place < len(kept):
+        out.append(place)
+        place = max(int(following[place]), place + 1)
+    return kept[np.array(out, int)]
+
+
 def model_confidence_set(
     losses, names: Sequence[str], *, block: int, draws: int, seed: int, size: float = 0.1
 ) -> list[str]:
@@ -162,7 +190,8 @@ def model_confidence_set(
 def pit(law: Law, target, mask=None, seed: int | None = None) -> np.ndarray:
     """The probability integral transform F(y) of the entries that take part, flat: uniform when calibrated.
 
-    seed: spreads every jump of a discrete law uniformly over its height (Smith 1985); None = no spreading.
+    seed: spreads every jump of a discrete law uniformly over its height (Smith 1985), and the mass that `Quantiles`
+      hold on their outer values over the levels beyond them; None = no spreading.
     """
     target = np.asarray(target)
     keep = np.broadcast_to(np.asarray(True if mask is None else mask, bool), target.shape)
@@ -172,6 +201,9 @@ def pit(law: Law, target, mask=None, seed: int | None = None) -> np.ndarray:
         return upper
     just_below = y - np.maximum(np.abs(y) * 2.0**-22, 1e-30).astype(np.float32)
     lower = np.asarray(law.cdf(just_below), np.float64)[keep]
+    if isinstance(law, Quantiles):
+        lower = np.where(upper >= 1, np.minimum(lower, law.levels[-1]), lower)
+        upper = np.where(upper <= 0, law.levels[0], upper)
     return lower + np.random.Generator(np.random.Philox(seed)).uniform(size=upper.shape) * (upper - lower)
 
 

@@ -6,54 +6,40 @@ are dressed with the errors that they made on an earlier split, so that all have
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fjq import compare, metrics
+from fjq import compare
 from fjq.baselines import Unavailable
+from fjq.calibration import Calibration
 from fjq.checkpoint import write_atomic
 from fjq.config import Evaluate, Experiment
 from fjq.errors import InputError
-from fjq.forecast import Law, Point, dress, transform
+from fjq.forecast import Law, Point, dress
 from fjq.log import say
+from fjq.scores import LOSSES, OF_VOLATILITY, Judged, all_positive, calibration, difference, score
 from fjq.task import Dataset
 from fjq.trained import Trained, forecast_table, predict_rows
 
-FLOOR = 1e-3  # below it QLIKE counts a forecast as this much
-PIT_BINS = 10
 LEAST_ANSWERED = 0.9  # a baseline that forecasts less of the targets is left out, not the targets
-LEVELS_OF_COVERAGE = (0.5, 0.8, 0.9)
-
-# name -> (target, law, mask, axis) -> (sum, weight). The first ones are losses: smaller is better.
-LOSSES: dict[str, Callable] = {
-    'qlike': lambda y, f, m, axis: metrics.qlike(y, f, m, axis, power=2, floor=FLOOR),
-    'crps': metrics.crps,
-    'mae': metrics.mae,
-    'mse': metrics.mse,
-    'huber_log1p': lambda y, f, m, axis: metrics.huber(
-        np.log1p(np.where(m, y, 0)), transform(f, jax.numpy.log1p), m, axis, delta=0.1
-    ),
-}
-OF_VOLATILITY = ('qlike', 'huber_log1p')  # NaN where a target is not positive
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """One forecaster on the evaluated split: its point forecast as given, and its law."""
+class Forecasts(NamedTuple):
+    """The forecasts of a split: the model first; what could not forecast, with the reason."""
 
-    name: str
-    point: Law
-    law: Law
+    judged: list[Judged]
+    rows: dict[str, np.ndarray]
+    unavailable: dict[str, str]
 
 
 def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[dict[str, Any], pa.Table]:
     """Scores the model and every baseline on `config.evaluate.split`.
+
+    A calibration is fitted on the valid split and left in `trained.calibration`.
 
     Returns:
       (the findings, as evaluation.json holds them; every forecast, one line a forecaster, row and horizon)
@@ -64,15 +50,30 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
     settings = config.evaluate
     if settings.loss not in LOSSES:
         raise InputError(f'evaluate.loss is {settings.loss!r}', remedy='choose one of ' + ', '.join(LOSSES))
-    earlier = 'train' if settings.split == 'valid' else 'valid'
+    return judge(config, trained, dataset, forecast_all(config, trained, dataset))
+
+
+def forecast_all(config: Experiment, trained: Trained, dataset: Dataset) -> Forecasts:
+    """The forecasts of `config.evaluate.split` by the model, calibrated and raw where so configured, and baselines."""
+    settings = config.evaluate
+    earlier = _earlier(settings.split)
     law, rows = predict_rows(trained.predict, dataset, settings.split)
-    if settings.loss in OF_VOLATILITY and not _all_positive(rows):
+    if settings.loss in OF_VOLATILITY and not all_positive(rows):
         raise InputError(
             f'evaluate.loss is {settings.loss!r} and some targets are not positive',
             remedy='choose one of ' + ', '.join(n for n in LOSSES if n not in OF_VOLATILITY),
         )
     earlier_law, earlier_rows = predict_rows(trained.predict, dataset, earlier)
     judged = [Judged(config.name, law, dress_with_errors(law, earlier_law, earlier_rows))]
+    if settings.calibration is not None:
+        if earlier != 'valid':
+            raise InputError('the calibration is fitted on the valid split', column='evaluate.split', remedy='use test')
+        trained.calibration = Calibration.of(settings.calibration, earlier_law, earlier_rows, trained.step)
+        calibrated = trained.calibration.apply(law, rows)
+        judged = [
+            Judged(config.name, calibrated, calibrated),
+            dataclasses.replace(judged[0], name=f'{config.name}, raw'),
+        ]
     labels, missing = _labels(dataset, earlier), {}
     for baseline in settings.baselines:
         try:
@@ -85,25 +86,57 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
             missing[baseline.name] = f'it forecasts only {answered:.0%} of the targets'
             continue
         judged.append(Judged(baseline.name, f, dress_with_errors(f, e, earlier_rows)))
+    return Forecasts(judged, rows, missing)
+
+
+def judge(
+    config: Experiment, trained: Trained | None, dataset: Dataset, forecasts: Forecasts
+) -> tuple[dict[str, Any], pa.Table]:
+    """The findings of forecasts and their table; `trained` and `dataset` are for the studies."""
+    settings, (judged, rows, missing) = config.evaluate, forecasts
     mask = _common_mask(judged, rows)
+    overlaps, blocks = spans(settings, rows)
+    settled = {'loss': settings.loss, 'overlaps': overlaps, 'blocks': blocks, 'draws': settings.draws}
     findings = {
         'name': config.name,
         'split': settings.split,
-        'dressed_with': earlier,
+        'dressed_with': _earlier(settings.split),
         'first': str(rows['time'][0]),
         'last': str(rows['time'][-1]),
         'horizons': [str(h) for h in rows['horizon']],
         'rows': mask.sum(0).tolist(),
-        'independent': [compare.effective_size(int(n), settings.overlap) for n in mask.sum(0)],
+        'independent': [compare.effective_size(int(n), o) for n, o in zip(mask.sum(0), overlaps, strict=True)],
         'scores': {j.name: score(j, rows, mask, dataset.rows('train')) for j in judged},
         'unavailable': missing,
         'loss': settings.loss,
-        'differences': {j.name: difference(settings, judged[0], j, rows, mask) for j in judged[1:]},
+        'differences': {j.name: difference(judged[0], j, rows, mask, **settled) for j in judged[1:]},
         'calibration': {j.name: calibration(j, rows, mask) for j in judged},
     }
+    if settings.studies:
+        findings['studies'] = {}
+        for question in settings.studies:
+            study = question.run(trained, dataset, settings.split, judged, rows, mask)
+            findings['studies'][question.name] = {
+                'tables': study.tables,
+                'sentences': study.sentences,
+                'charts': [chart._asdict() for chart in study.charts],
+            }
     tables = [table_with_point(j.point, j.law, rows, settings.levels) for j in judged]
     named = [t.add_column(0, 'model', pa.array([j.name] * t.num_rows)) for t, j in zip(tables, judged, strict=True)]
     return findings, pa.concat_tables(named, promote_options='permissive')
+
+
+def spans(settings: Evaluate, rows: dict[str, np.ndarray]) -> tuple[list[int], list[int]]:
+    """(rows that one target spans, rows in a bootstrap block), one a horizon."""
+    overlaps = [settings.overlap] * rows['target'].shape[1]
+    if not settings.overlap:
+        overlaps = compare.count_overlap(rows)
+    return overlaps, [settings.block or 2 * o for o in overlaps]
+
+
+def _earlier(split: str) -> str:
+    """The split whose errors and labels a forecast of `split` may know."""
+    return 'train' if split == 'valid' else 'valid'
 
 
 def table_with_point(point: Law, law: Law, rows: dict[str, np.ndarray], levels: tuple[float, ...]) -> pa.Table:
@@ -130,65 +163,11 @@ def dress_with_errors(law: Law, earlier: Law, earlier_rows: dict[str, np.ndarray
         return law
     point, target = np.asarray(earlier.mean(), np.float64), earlier_rows['target']
     known = earlier_rows['valid'] & np.isfinite(point)
-    if not _all_positive(earlier_rows):
+    if not all_positive(earlier_rows):
         return dress(law, np.where(known, target - point, 0).T, 'level', known.T.astype(np.float32))
     known &= point > 0
     errors = np.log(np.where(known, target, 1)) - np.log(np.where(known, point, 1))
     return dress(law, errors.T, 'log', known.T.astype(np.float32))
-
-
-def score(judged: Judged, rows: dict, mask: np.ndarray, train: dict) -> dict[str, list[float]]:
-    """Every loss, RMSE, R2 against the training mean, rank correlation and coverage, one figure a horizon."""
-    target, point, law = rows['target'], judged.point, judged.law
-    figures = {name: np.full(target.shape[1], np.nan) for name in LOSSES}
-    for name, fn in LOSSES.items():
-        if name not in OF_VOLATILITY or _all_positive(rows):
-            figures[name] = _ratio(fn(target, law if name == 'crps' else point, mask, 0))
-    figures['rmse'] = np.sqrt(figures['mse'])
-    reference = np.broadcast_to(np.nanmean(np.where(train['valid'], train['target'], np.nan), 0), target.shape)
-    figures['r2'] = 1 - _ratio(metrics.squared_ratio(target, point, reference, mask, 0))
-    horizons = range(target.shape[1])
-    figures['spearman'] = [metrics.spearman(target[:, h], np.asarray(point.mean())[:, h], mask[:, h]) for h in horizons]
-    for level in LEVELS_OF_COVERAGE:
-        figures[f'coverage_{level:.0%}'.rstrip('%')] = _ratio(metrics.coverage(target, law, mask, 0, level=level))
-    return {name: [float(v) for v in values] for name, values in figures.items()}
-
-
-def difference(
-    settings: Evaluate, model: Judged, other: Judged, rows: dict, mask: np.ndarray
-) -> list[dict[str, float]]:
-    """Loss of the baseline minus loss of the model, one a horizon: mean, 95 % block bootstrap interval, and the
-    Diebold-Mariano test with a Newey-West variance. Positive = the model is better."""
-    fn, out = LOSSES[settings.loss], []
-    entries = []
-    for j in (model, other):
-        entries.append(np.asarray(fn(rows['target'], j.law if settings.loss == 'crps' else j.point, mask, ())[0]))
-    for h in range(mask.shape[1]):
-        ours, theirs = (e[mask[:, h], h] for e in entries)
-        low, high = compare.block_bootstrap(theirs - ours, block=settings.block, draws=settings.draws, seed=0)
-        test, classical = (
-            compare.diebold_mariano(theirs, ours, horizon=settings.overlap, variance=v)
-            for v in ('cosine', 'newey-west')
-        )
-        verdict = 'better' if low > 0 else 'worse' if high < 0 else 'not told apart'
-        out.append(
-            {
-                'mean': float((theirs - ours).mean()),
-                'low': low,
-                'high': high,
-                'dm': test.statistic,
-                'p': test.p,
-                'p_newey_west': classical.p,
-                'model': verdict,
-            }
-        )
-    return out
-
-
-def calibration(judged: Judged, rows: dict, mask: np.ndarray) -> dict[str, list]:
-    """Histogram of the probability integral transform (flat = calibrated), all horizons together."""
-    pit = np.asarray(judged.law.cdf(np.where(mask, rows['target'], 1.0)))[mask]
-    return {'pit': (np.histogram(pit, PIT_BINS, (0, 1))[0] / max(len(pit), 1)).tolist()}
 
 
 def write(findings: dict[str, Any], table: pa.Table, workdir: Path) -> None:
@@ -197,7 +176,7 @@ def write(findings: dict[str, Any], table: pa.Table, workdir: Path) -> None:
     The JSON is strict: a figure that is not finite, such as the ends of an interval of too few rows, is null.
     """
     write_forecasts(table, workdir / 'forecasts' / f'{findings["split"]}.parquet')
-    text = json.dumps(_finite_or_none(findings), indent=1, allow_nan=False)
+    text = json.dumps(_to_json(findings), indent=1, allow_nan=False)
     write_atomic(workdir / 'evaluation.json', (text + '\n').encode())
 
 
@@ -230,7 +209,13 @@ def conclude(findings: dict[str, Any]) -> list[str]:
         )
         if free < 10:
             lines.append(f'With about {free:.3g} independent observations this shows that the pieces work, not skill.')
-    return lines
+    return lines + [line for study in findings.get('studies', {}).values() for line in study['sentences']]
+
+
+def is_known(findings: dict[str, Any], figure: str) -> bool:
+    """Whether any forecaster has this figure at any horizon: some losses are of volatilities only."""
+    values = [v for scores in findings['scores'].values() for v in scores[figure]]
+    return bool(np.isfinite(np.array(values, np.float64)).any())
 
 
 def _common_mask(judged: list[Judged], rows: dict) -> np.ndarray:
@@ -246,18 +231,11 @@ def _common_mask(judged: list[Judged], rows: dict) -> np.ndarray:
     return mask
 
 
-def _finite_or_none(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _finite_or_none(v) for k, v in value.items()}
+        return {str(k): _to_json(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.astype(str).tolist() if value.dtype.kind == 'M' else value.tolist()
     if isinstance(value, list | tuple):
-        return [_finite_or_none(v) for v in value]
+        return [_to_json(v) for v in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _all_positive(rows: dict) -> bool:
-    return bool((rows['target'][rows['valid']] > 0).all())
-
-
-def _ratio(pair) -> np.ndarray:
-    total, weight = (np.asarray(p, np.float64) for p in pair)
-    return np.where(weight > 0, total / np.where(weight > 0, weight, 1), np.nan)

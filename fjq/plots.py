@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fjq.studies import Chart
+
 MODEL, BASELINE, TRUTH = '#1f5fa8', '#b0b0b0', '#202020'
 
 
@@ -70,6 +72,29 @@ def plot_differences(differences: Mapping[str, Mapping[str, float]], loss: str) 
     axis.set_yticks(range(len(differences)), list(differences))
     axis.set_ylim(len(differences) - 0.5, -0.5)
     axis.set_xlabel(f'{loss} of the baseline minus {loss} of the model')
+    return _png(figure)
+
+
+def plot_chart(chart: Chart) -> bytes:
+    """A chart of a study: the first line in the colour of models."""
+    figure, (axis,) = _figure(1)
+    x = np.asarray(chart.x)
+    if x.dtype.kind == 'U':
+        x = x.astype('datetime64[s]')
+    shaded = {label for band in chart.bands for label in band}
+    for low, high in chart.bands:
+        ends = (np.asarray(chart.lines[label], np.float64) for label in (low, high))
+        axis.fill_between(x, *ends, color=MODEL, alpha=0.18, lw=0, label=f'{low} to {high}')
+    if chart.diagonal:
+        axis.plot([x.min(), x.max()], [x.min(), x.max()], color=TRUTH, lw=1, ls='--')
+    lines = {label: np.asarray(y, np.float64) for label, y in chart.lines.items() if label not in shaded}
+    for i, (label, y) in enumerate(lines.items()):
+        style = {'color': MODEL, 'lw': 1.8, 'zorder': 3} if i == 0 else {'lw': 1}
+        axis.plot(x, y, label=label, marker='o' if len(x) <= 30 else None, ms=3, **style)
+    axis.set(xlabel=chart.xlabel, ylabel=chart.ylabel)
+    axis.legend(frameon=False, fontsize=8, ncols=3)
+    if x.dtype.kind == 'M':
+        axis.tick_params(axis='x', rotation=30)
     return _png(figure)
 
 

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from fjq.checkpoint import write_atomic
 from fjq.errors import InputError
-from fjq.evaluate import conclude
+from fjq.evaluate import conclude, is_known
+from fjq.scores import LEVELS_OF_COVERAGE
+from fjq.studies import Chart
 
 SHOWN = ('qlike', 'huber_log1p', 'mae', 'rmse', 'r2', 'spearman', 'crps', 'coverage_50', 'coverage_80', 'coverage_90')
 
@@ -86,13 +88,15 @@ def collect(workdir: Path) -> Iterator[Block]:
 
 
 def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Block]:
-    yield Text(' '.join(conclude(findings)))
+    studies = findings.get('studies', {})
+    yield Text(' '.join(conclude(findings | {'studies': {}})))
     period = f'{findings["first"]} to {findings["last"]}'
+    shown = [name for name in SHOWN if is_known(findings, name)]
     for h, horizon in enumerate(findings['horizons']):
         yield Heading(f'Horizon {horizon}: {findings["split"]}, {period}, {findings["rows"][h]} rows')
         yield Table(
-            ('forecaster', *SHOWN),
-            [(name, *(_number(s[k][h]) for k in SHOWN)) for name, s in findings['scores'].items()],
+            ('forecaster', *shown),
+            [(name, *(_number(s[k][h]) for k in shown)) for name, s in findings['scores'].items()],
         )
         if findings['unavailable']:
             lines = '; '.join(f'{name} ({reason})' for name, reason in findings['unavailable'].items())
@@ -113,9 +117,8 @@ def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Bloc
             if differences:
                 yield Figure('Differences to the baselines', plots.plot_differences(differences, findings['loss']))
             yield Figure('Forecast against truth', _forecast_figure(findings, workdir, h, plots))
-    coverage = {
-        n: {lv: s[f'coverage_{lv * 100:.0f}'][0] for lv in (0.5, 0.8, 0.9)} for n, s in findings['scores'].items()
-    }
+    mean = lambda scores, level: float(np.mean(scores[f'coverage_{level * 100:.0f}']))
+    coverage = {n: {lv: mean(s, lv) for lv in LEVELS_OF_COVERAGE} for n, s in findings['scores'].items()}
     yield Heading('Calibration')
     yield Text(
         f'Point forecasts carry the errors that they made on the {findings["dressed_with"]} split. '
@@ -123,6 +126,21 @@ def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Bloc
     )
     if plots:
         yield Figure('Calibration', plots.plot_calibration(findings['calibration'], coverage))
+    for name, study in studies.items():
+        yield from _study(name, study, plots)
+
+
+def _study(name: str, study: dict[str, Any], plots) -> Iterator[Block]:
+    yield Heading(name[:1].upper() + name[1:])
+    if study['sentences']:
+        yield Text(' '.join(study['sentences']))
+    for title, lines in study['tables'].items():
+        yield Text(f'{title}:')
+        head = list(lines[0]) if lines else []
+        yield Table(head, [[_cell(line[k]) for k in head] for line in lines])
+    if plots:
+        for chart in study['charts']:
+            yield Figure(chart['title'], plots.plot_chart(Chart(**chart)))
 
 
 def _forecast_figure(findings: dict[str, Any], workdir: Path, h: int, plots) -> bytes:
@@ -223,7 +241,14 @@ def _with_nan(value: Any) -> Any:
 
 
 def _number(value: float) -> str:
-    return '–' if np.isnan(value) else f'{value:.4f}'
+    """Four decimals, or four figures of what is smaller: returns of a bar are of the order of 1e-4."""
+    if np.isnan(value):
+        return '–'
+    return f'{value:.4f}' if value == 0 or abs(value) >= 0.01 else f'{value:.3e}'
+
+
+def _cell(value: Any) -> str:
+    return _number(value) if isinstance(value, float) else _plain(value)
 
 
 def _plain(value: Any) -> str:

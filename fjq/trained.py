@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
+from fjq.calibration import Calibration
 from fjq.checkpoint import read_params, write_atomic
 from fjq.config import Experiment, to_json
 from fjq.errors import InputError
@@ -26,10 +27,18 @@ class Trained:
       config: the experiment it was trained by.
       params, extra: nested dicts of arrays.
       step: updates of the checkpoint, None where it was read from a saved folder.
+      calibration: what the evaluation of these weights fitted, None where there is none.
     """
 
-    def __init__(self, config: Experiment, params: dict[str, Any], extra: dict[str, Any], step: int | None = None):
-        self.config, self.task, self.step = config, config.task.build(), step
+    def __init__(
+        self,
+        config: Experiment,
+        params: dict[str, Any],
+        extra: dict[str, Any],
+        step: int | None = None,
+        calibration: Calibration | None = None,
+    ):
+        self.config, self.task, self.step, self.calibration = config, config.task.build(), step, calibration
         self.params, self.extra = jax.device_put((params, extra))
         self._predict = jax.jit(self.task.predict)
         self._embed = jax.jit(self.task.embed) if hasattr(self.task, 'embed') else None
@@ -45,13 +54,16 @@ class Trained:
         config = read_config(path)
         if not (path / WEIGHTS).is_file():
             weights = read_params(path)
-            return cls(config, weights.params, weights.extra, weights.step)
+            found = Calibration.read(path, weights.step)
+            return cls(config, weights.params, weights.extra, weights.step, found)
         task = config.task.build()
         like = dict(zip(('params', 'extra'), jax.eval_shape(task.init, jax.random.key(0)), strict=True))
-        return cls(config, **_unflatten(_read_arrays(path / WEIGHTS), like, path / WEIGHTS))
+        found = Calibration.read(path, None)
+        return cls(config, **_unflatten(_read_arrays(path / WEIGHTS), like, path / WEIGHTS), calibration=found)
 
     def save(self, folder: str | Path) -> None:
-        """Writes config.json and model.safetensors, which `fjq.load` reads back to the same numbers."""
+        """Writes config.json, model.safetensors and, once fitted, calibration.json, which `fjq.load` reads back to the
+        same numbers."""
         from safetensors.numpy import save
 
         folder = Path(folder)
@@ -60,6 +72,8 @@ class Trained:
         arrays = {name: np.asarray(leaf, order='C') for name, leaf in leaves.items()}
         write_atomic(folder / WEIGHTS, save(arrays))
         write_atomic(folder / CONFIG, to_json(self.config).encode())
+        if self.calibration is not None:
+            self.calibration.write(folder)
 
     def predict(self, batch: dict[str, Any], key: jax.Array | None = None) -> Law:
         """A batch -> the law of every row. Compiled once for each shape."""
@@ -79,10 +93,13 @@ class Trained:
           levels: the quantiles to add.
 
         Returns:
-          columns `id`, `time`, `horizon`, `mean`, `q05`, ...: one line a forecast, of the kind of `frame`.
+          columns `id`, `time`, `horizon`, `mean`, `q05`, ...: one line a forecast, of the kind of `frame`; calibrated
+          where the run was evaluated with a calibration.
         """
         dataset = self.config.data.from_table(to_table(frame))
         law, rows = predict_rows(self.predict, dataset, 'all')
+        if self.calibration is not None:
+            law = self.calibration.apply(law, rows)
         return _like(frame, forecast_table(law, rows, levels))
 
 

@@ -3,19 +3,22 @@
 from pathlib import Path
 
 from fjq.config import Experiment
-from fjq.evaluate import conclude, evaluate, write
+from fjq.evaluate import conclude, evaluate, is_known, write
 from fjq.log import say
 from fjq.run import adopt_task, changes_since_training, open_data
 from fjq.trained import Trained
 
 
 def run(config: Experiment, workdir: Path) -> None:
-    """Writes evaluation.json and forecasts/SPLIT.parquet and prints the table."""
+    """Writes evaluation.json, forecasts/SPLIT.parquet and a fitted calibration.json, and prints the table."""
     config = adopt_task(config, workdir)
     dataset = open_data(config, workdir)
-    findings, table = evaluate(config, Trained.load(workdir), dataset)
+    trained = Trained.load(workdir)
+    findings, table = evaluate(config, trained, dataset)
     findings['changed'] = changes_since_training(workdir, dataset.fingerprint())
     write(findings, table, workdir)
+    if trained.calibration is not None:
+        trained.calibration.write(workdir)
     say(format_scores(findings))
     for line in conclude(findings):
         say(line)
@@ -23,13 +26,14 @@ def run(config: Experiment, workdir: Path) -> None:
 
 def format_scores(findings: dict) -> str:
     """A table a horizon, one line a forecaster."""
-    shown = ('qlike', 'huber_log1p', 'mae', 'rmse', 'r2', 'crps', 'coverage_80')
-    lines = []
+    names = ('qlike', 'huber_log1p', 'mae', 'rmse', 'r2', 'crps', 'coverage_80')
+    width = max(24, *(len(name) + 1 for name in [*findings['scores'], *findings['unavailable']]))
+    shown, lines = [n for n in names if is_known(findings, n)], []
     for h, horizon in enumerate(findings['horizons']):
         period = f'{findings["split"]} {findings["first"]} to {findings["last"]}'
         lines.append(f'horizon {horizon}, {period}, {findings["rows"][h]} rows')
-        lines.append(f'{"":<24}' + ''.join(f'{name:>13}' for name in shown))
+        lines.append(f'{"":<{width}}' + ''.join(f'{name:>13}' for name in shown))
         for name, figures in findings['scores'].items():
-            lines.append(f'{name:<24}' + ''.join(f'{figures[s][h]:>13.5f}' for s in shown))
-    lines += [f'{name:<24} not available: {reason}' for name, reason in findings['unavailable'].items()]
+            lines.append(f'{name:<{width}}' + ''.join(f'{figures[s][h]:>13.5f}' for s in shown))
+    lines += [f'{name:<{width}} not available: {reason}' for name, reason in findings['unavailable'].items()]
     return '\n'.join(lines)

@@ -1,0 +1,197 @@
+"""Conformal calibration: intervals that cover what they promise, learnt on rows that the model was not trained on.
+
+A method is a config dataclass of `Evaluate.calibration` with
+
+    fit(law, rows) -> facts                what it learnt on the valid split, ready for JSON
+    apply(facts, law, rows) -> Quantiles   the law of further rows, at the method's levels
+
+Both methods work on pairs of levels (p, 1 - p), each horizon apart, and leave the median alone. The score of a row is
+how far its target lies outside its interval, negative inside (CQR: Romano, Patterson and Candes 2019), as a share of
+the width (Sesia and Candes 2020), so that an interval is stretched, not shifted, and keeps following volatility.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fjq.checkpoint import write_atomic
+from fjq.config import from_dict, to_dict
+from fjq.errors import InputError
+from fjq.forecast import Law, Quantiles
+
+FILE = 'calibration.json'
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+GRID = 401  # points at which the distribution of scores is kept
+
+
+@dataclasses.dataclass(kw_only=True)
+class SplitConformal:
+    """Every interval stretched by one factor a horizon and pair of levels, that which the valid split asked for."""
+
+    levels: tuple[float, ...] = LEVELS  # symmetric about 0.5
+
+    def fit(self, law: Law, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The stretch of each pair and horizon: the score at the rank ceil((n + 1) (1 - 2 p)) of n."""
+        quantiles, out = read_quantiles(law, self.levels), []
+        for low, high in pairs(self.levels):
+            scores = score_pair(quantiles, low, high, rows['target'])
+            alpha = 1 - self.levels[high] + self.levels[low]
+            out.append([_at_rank(_kept(scores, rows, h), alpha) for h in range(scores.shape[1])])
+        return {'stretch_PxH': out}
+
+    def apply(self, facts: dict[str, Any], law: Law, rows: dict[str, np.ndarray]) -> Quantiles:
+        quantiles = read_quantiles(law, self.levels)
+        stretch = [np.broadcast_to(s, quantiles.shape[:2]) for s in facts['stretch_PxH']]
+        return stretch_pairs(quantiles, self.levels, stretch)
+
+
+@dataclasses.dataclass(kw_only=True)
+class AdaptiveConformal:
+    """Adaptive conformal inference (Gibbs and Candes 2021): the stretch follows the misses so far.
+
+    The miss rate alpha that an interval aims at starts at its nominal value and moves by rate (nominal - miss) with
+    every label that has ended by the time of a row, over all series; the stretch is the (1 - alpha) quantile of the
+    scores of the valid split. Only labels of rows later than that split count, so a forecast does not depend on how
+    far back the table of rows reaches. Where alpha leaves (0, 1) the stretch is that of the extreme score.
+    """
+
+    levels: tuple[float, ...] = LEVELS  # symmetric about 0.5
+    rate: float = 0.005  # of adaptation, a label
+
+    def fit(self, law: Law, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The distribution of the scores of each pair and horizon on a grid, and the last row that it holds."""
+        quantiles, out = read_quantiles(law, self.levels), []
+        for low, high in pairs(self.levels):
+            scores = score_pair(quantiles, low, high, rows['target'])
+            kept = (_kept(scores, rows, h) for h in range(scores.shape[1]))
+            out.append([np.quantile(k, np.linspace(0, 1, GRID)).tolist() for k in kept])
+        return {'scores_PxHxG': out, 'last': str(rows['time'][-1])}
+
+    def apply(self, facts: dict[str, Any], law: Law, rows: dict[str, np.ndarray]) -> Quantiles:
+        quantiles, grid = read_quantiles(law, self.levels), np.linspace(0, 1, GRID)
+        live = rows['time'] > np.asarray(facts['last']).astype(rows['time'].dtype)
+        stretch = []
+        for (low, high), known in zip(pairs(self.levels), np.asarray(facts['scores_PxHxG']), strict=True):
+            scores = score_pair(quantiles, low, high, rows['target']) if 'target' in rows else None
+            nominal, factor = 1 - self.levels[high] + self.levels[low], np.empty(quantiles.shape[:2])
+            for h in range(factor.shape[1]):
+                alpha = np.full(len(live), nominal)
+                if scores is not None:
+                    heard = live & rows['valid'][:, h] & np.isfinite(scores[:, h])
+                    # An interval at alpha misses a score exactly where alpha is above the share of scores beyond it.
+                    beyond = 1 - np.interp(scores[:, h], known[h], grid)
+                    alpha = self.follow(rows['time'], rows['label_end'][:, h], heard, beyond, nominal)
+                factor[:, h] = np.interp(1 - alpha, grid, known[h])
+            stretch.append(factor)
+        return stretch_pairs(quantiles, self.levels, stretch)
+
+    def follow(self, time, label_end, heard, beyond, nominal: float) -> np.ndarray:
+        """alpha at every row [N]. Arrays [N]: `heard` marks the labels that count."""
+        order = np.flatnonzero(heard)
+        order = order[np.argsort(label_end[order], kind='stable')]
+        ended = np.searchsorted(label_end[order].astype(time.dtype), time, side='right').tolist()
+        order, beyond, step = order.tolist(), beyond.tolist(), self.rate
+        alpha, now, read = [nominal] * len(time), nominal, 0
+        for row in np.argsort(time, kind='stable').tolist():
+            for label in order[read : ended[row]]:
+                now += step * (nominal - (alpha[label] > beyond[label]))
+            read = max(read, ended[row])
+            alpha[row] = now
+        return np.array(alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A fitted method, as it is saved beside the weights that it was fitted for.
+
+    step: the checkpoint of those weights.
+    """
+
+    method: Any
+    facts: dict[str, Any]
+    step: int | None
+
+    @classmethod
+    def of(cls, method: Any, law: Law, rows: dict[str, np.ndarray], step: int | None) -> 'Calibration':
+        """Fits a method on the forecasts of the valid split."""
+        return cls(method, method.fit(law, rows), step)
+
+    def apply(self, law: Law, rows: dict[str, np.ndarray]) -> Quantiles:
+        """The calibrated law of rows. Labels among the rows are read only where they have ended before a row."""
+        return self.method.apply(self.facts, law, rows)
+
+    def write(self, folder: Path) -> None:
+        """Writes calibration.json."""
+        text = json.dumps({'step': self.step, 'method': to_dict(self.method), 'facts': self.facts}, allow_nan=False)
+        write_atomic(Path(folder) / FILE, (text + '\n').encode())
+
+    @classmethod
+    def read(cls, folder: Path, step: int | None) -> 'Calibration | None':
+        """What `write` wrote in a folder; None where there is none, or one of other weights than those of `step`."""
+        path = Path(folder) / FILE
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text())
+            method, facts, fitted = from_dict(found['method']), found['facts'], found['step']
+        except (ValueError, KeyError, TypeError) as e:
+            raise InputError(f'the calibration is damaged ({e})', file=path, remedy='evaluate the run again') from e
+        return cls(method, facts, fitted) if step is None or fitted == step else None
+
+
+def pairs(levels: tuple[float, ...]) -> list[tuple[int, int]]:
+    """Places of the levels that form central intervals, widest first.
+
+    Raises:
+      InputError: the levels are not symmetric about 0.5, or form no interval.
+    """
+    if len(levels) < 2 or not np.allclose(np.add(levels, levels[::-1]), 1):
+        raise InputError(
+            f'the levels {tuple(levels)} form no central intervals', remedy='make them symmetric, as 0.1, 0.9'
+        )
+    return [(i, len(levels) - 1 - i) for i in range(len(levels) // 2)]
+
+
+def read_quantiles(law: Law, levels: tuple[float, ...]) -> np.ndarray:
+    """The quantiles of a law in order of size, float64 [N, H, Q]."""
+    return np.sort(np.asarray(law.quantile(np.asarray(levels)), np.float64), axis=-1)
+
+
+def score_pair(quantiles: np.ndarray, low: int, high: int, target: np.ndarray) -> np.ndarray:
+    """How far each target [N, H] lies outside its interval, as a share of the width."""
+    lo, hi = quantiles[..., low], quantiles[..., high]
+    if (hi - lo <= 0).any():
+        raise InputError(
+            'an interval has no width, so nothing can stretch it',
+            row=int((hi - lo <= 0).any(1).argmax()),
+            remedy='calibrate a model that forecasts intervals, trained until they have not collapsed',
+        )
+    return np.maximum(lo - target, target - hi) / (hi - lo)
+
+
+def stretch_pairs(quantiles: np.ndarray, levels: tuple[float, ...], stretch: list[np.ndarray]) -> Quantiles:
+    """Each interval widened by its width times the stretch [N, H] on both sides, at least to the median on each, and
+    no narrower than the interval inside it."""
+    out = quantiles.copy()
+    middle = np.asarray(quantiles[..., len(levels) // 2] if len(levels) % 2 else quantiles.mean(-1))
+    inner_lo = inner_hi = middle
+    for (low, high), factor in reversed(list(zip(pairs(levels), stretch, strict=True))):
+        width = factor * (quantiles[..., high] - quantiles[..., low])
+        inner_lo = out[..., low] = np.minimum(quantiles[..., low] - width, inner_lo)
+        inner_hi = out[..., high] = np.maximum(quantiles[..., high] + width, inner_hi)
+    return Quantiles(levels, out)
+
+
+def _kept(scores: np.ndarray, rows: dict[str, np.ndarray], h: int) -> np.ndarray:
+    kept = np.sort(scores[rows['valid'][:, h] & np.isfinite(scores[:, h]), h])
+    if not len(kept):
+        raise InputError('the valid split has no label to calibrate by', column=f'horizon {rows["horizon"][h]}')
+    return kept
+
+
+def _at_rank(scores: np.ndarray, alpha: float) -> float:
+    rank = int(np.ceil((len(scores) + 1) * (1 - alpha) - 1e-9))
+    return float(scores[min(max(rank, 1), len(scores)) - 1])
