@@ -80,7 +80,8 @@ class TokenData(CandleFiles):
         """
         self._check()
         tokenizer, _ = self._open_tokenizer(self.candle_files().read(Parallel(workers=1)))
-        candles = self.candle_files().from_table(table)
+        names = ['symbol' if name == 'id' else name for name in table.column_names]
+        candles = self.candle_files().from_table(table.rename_columns(names))
         every = [Tokens(c, *encode(tokenizer, c), np.zeros(len(c), bool)) for c in candles]
         return TokenDataset(self, tokenizer, every, every)
 
