@@ -1,0 +1,124 @@
+"""Do intervals cover what they promise: overall, by hour of the day, and when markets are calm or wild?"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from fjq import compare
+from fjq.studies import Chart, Study
+from fjq.studies.thinning import thin
+
+PARTS = ('calm', 'middle', 'wild')
+
+
+@dataclasses.dataclass(kw_only=True)
+class Coverage:
+    """Coverage with the tests of Kupiec (1995) and Christoffersen (1998), PIT, QICE, widths and reliability.
+
+    The tests and the Kolmogorov-Smirnov test of the PIT take rows whose targets do not overlap, all else every row.
+    Hours are those of `rows['hour']`; terciles are of `rows['scale']`, or without it of the model's own widths.
+    """
+
+    name: str = 'coverage'
+    level: float = 0.8  # of the interval that is tested, and split by hour and volatility
+    levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # of reliability and QICE
+    tolerance: float = 0.02  # the distance from the level that is called right
+
+    def run(self, trained, dataset, split, judged, rows, mask) -> Study:
+        target, model = rows['target'], judged[0]
+        inside, width, tables = {}, {}, {}
+        overall = tables['Central intervals'] = []
+        for j in judged:
+            lo, hi = (np.asarray(end, np.float64) for end in j.law.interval(self.level))
+            inside[j.name], width[j.name] = (target >= lo) & (target <= hi), hi - lo
+            quantiles = np.asarray(j.law.quantile(np.asarray(self.levels)), np.float64)
+            for h, horizon in enumerate(rows['horizon']):
+                line = {'horizon': str(horizon), 'forecaster': j.name, 'rows': int(mask[:, h].sum())}
+                overall.append(
+                    line
+                    | {
+                        f'coverage {self.level:.0%}': _mean(inside[j.name], mask, h),
+                        f'width {self.level:.0%}': _mean(width[j.name], mask, h),
+                        'QICE': qice(quantiles[mask[:, h], h], target[mask[:, h], h], self.levels),
+                    }
+                    | self._test(j.law, inside[j.name], rows, mask, h)
+                )
+        volatility = rows.get('scale', width[model.name][:, 0])
+        edges = np.nanquantile(volatility[mask.any(1)], [1 / 3, 2 / 3])
+        terciles = {
+            name: (np.digitize(volatility, edges) == i) & np.isfinite(volatility) for i, name in enumerate(PARTS)
+        }
+        tables[f'{self.level:.0%} intervals by volatility'] = [
+            {'forecaster': j.name} | line
+            for j in judged
+            for line in _by_part(terciles, 'volatility', inside[j.name], width[j.name], rows, mask)
+        ]
+        reliability = self._reliability(model.law, rows, mask)
+        tables[f'Share of targets at or below the quantiles of {model.name}'] = reliability
+        lines = {f'horizon {h}': [line[f'horizon {h}'] for line in reliability] for h in rows['horizon']}
+        charts = [Chart('Reliability', self.levels, lines, 'level', 'share at or below', diagonal=True)]
+        if 'hour' in rows:
+            hours = {int(hour): rows['hour'] == hour for hour in np.unique(rows['hour'])}
+            by_hour = _by_part(hours, 'hour', inside[model.name], width[model.name], rows, mask)
+            tables[f'{self.level:.0%} intervals of {model.name} by hour'] = by_hour
+            lines = {f'horizon {h}': [line[f'width {h}'] for line in by_hour] for h in rows['horizon']}
+            charts.append(
+                Chart('Width by hour', list(hours), lines, 'hour', f'mean width of the {self.level:.0%} interval')
+            )
+        return Study(tables, self._say(overall, model.name), charts)
+
+    def _test(self, law, inside: np.ndarray, rows: dict, mask: np.ndarray, h: int) -> dict[str, float]:
+        kept = thin(rows, mask, h)
+        if len(kept) < 3:
+            return {'independent': len(kept), 'p Kupiec': np.nan, 'p Christoffersen': np.nan, 'p PIT': np.nan}
+        chosen = np.zeros_like(mask)
+        chosen[kept, h] = True
+        pit = compare.pit(law, rows['target'], chosen, seed=0)
+        return {
+            'independent': len(kept),
+            'p Kupiec': float(compare.kupiec(inside[kept, h], self.level).p),
+            'p Christoffersen': float(compare.christoffersen(inside[kept, h], self.level).p),
+            'p PIT': float(stats.kstest(pit, 'uniform').pvalue),
+        }
+
+    def _reliability(self, law, rows: dict, mask: np.ndarray) -> list[dict[str, float]]:
+        quantiles = np.asarray(law.quantile(np.asarray(self.levels)), np.float64)
+        below = rows['target'][..., None] <= quantiles
+        return [
+            {'level': p} | {f'horizon {name}': _mean(below[..., i], mask, h) for h, name in enumerate(rows['horizon'])}
+            for i, p in enumerate(self.levels)
+        ]
+
+    def _say(self, overall: list[dict[str, Any]], model: str) -> list[str]:
+        off = {line['horizon']: line[f'coverage {self.level:.0%}'] for line in overall if line['forecaster'] == model}
+        wrong = {h: c for h, c in off.items() if not abs(c - self.level) <= self.tolerance}
+        promise = f'the {self.level:.0%} interval of {model}'
+        if not wrong:
+            return [f'{promise[0].upper()}{promise[1:]} covers within {self.tolerance:.1%} of that at every horizon.']
+        shares = ', '.join(f'{c:.1%} at horizon {h}' for h, c in wrong.items())
+        return [f'{promise[0].upper()}{promise[1:]} is off by more than {self.tolerance:.1%}: it covers {shares}.']
+
+
+def qice(quantiles: np.ndarray, target: np.ndarray, levels: tuple[float, ...]) -> float:
+    """Quantile interval coverage error (Han, Zheng and Zhou 2022): the mean distance of the shares of targets between
+    neighbouring quantiles, and beyond the outer ones, from what the levels say. quantiles: [N, Q], target: [N]."""
+    place = (target[:, None] > np.sort(quantiles, -1)).sum(-1)
+    shares = np.bincount(place, minlength=len(levels) + 1) / max(len(target), 1)
+    return float(np.abs(shares - np.diff([0, *levels, 1])).mean())
+
+
+def _by_part(parts: dict, what: str, inside, width, rows: dict, mask: np.ndarray) -> list[dict[str, Any]]:
+    """One line a part: coverage and mean width of every horizon."""
+    out = []
+    for name, part in parts.items():
+        taken = mask & part[:, None]
+        line = {what: name, 'rows': int(taken.any(1).sum())}
+        line |= {f'coverage {n}': _mean(inside, taken, h) for h, n in enumerate(rows['horizon'])}
+        out.append(line | {f'width {n}': _mean(width, taken, h) for h, n in enumerate(rows['horizon'])})
+    return out
+
+
+def _mean(values: np.ndarray, mask: np.ndarray, h: int) -> float:
+    return float(values[mask[:, h], h].mean()) if mask[:, h].any() else np.nan
