@@ -1,0 +1,70 @@
+"""The variants of configs/microchat_tokenizer.py: kinds of codes, the original, and simulated data."""
+
+import dataclasses
+
+from fjq.config import Experiment, nearest
+from fjq.data.candle_windows import CandleWindowData, SimulatedCandleWindowData
+from fjq.data.windows import Split
+from fjq.errors import InputError
+
+
+def apply_variants(config: Experiment, variant: str) -> Experiment:
+    """Applies comma-separated variants in the order given.
+
+    Raises:
+      InputError: an unknown variant.
+    """
+    for name in (n for n in variant.split(',') if n):
+        if name not in _VARIANTS:
+            raise InputError(f'there is no variant {name!r}', remedy=nearest(name, _VARIANTS))
+        _VARIANTS[name](config)
+    return config
+
+
+def _fsq(config: Experiment) -> None:
+    config.task.quantizer, config.task.levels = 'fsq', (8, 8, 8)
+
+
+def _rvq(config: Experiment) -> None:
+    config.task.quantizer, config.task.levels = 'rvq', (32, 16)
+
+
+def _bsq(config: Experiment) -> None:
+    config.task.quantizer = 'bsq'
+
+
+def _compat(config: Experiment) -> None:
+    """The original's model, data and schedule in updates: windows of 256 by 64, features not scaled."""
+    config.task.compat, config.task.clip = True, 0.0
+    config.data.decay, config.data.window, config.data.stride, config.data.context = 1.0, 256, 64, 3
+    config.optim.warmup_steps = config.train.steps // 10
+
+
+def _simulated(config: Experiment) -> None:
+    """A minute on two cores: 1,000 days of six simulated stocks."""
+    fields = {f.name: getattr(config.data, f.name) for f in dataclasses.fields(CandleWindowData)}
+    config.data = SimulatedCandleWindowData(**fields, days=1000, simulated_assets=6)
+    config.data.split = Split(train_end='2024-06-30', valid_end='2025-03-31', purge_days=0, embargo_days=0)
+    config.train.steps = 1000
+
+
+def _tiny(config: Experiment) -> None:
+    """Seconds on two cores: a hundred days of three stocks, 32 codes."""
+    _simulated(config)
+    config.data.days, config.data.simulated_assets = 120, 3
+    config.data.split = Split(train_end='2022-04-15', valid_end='2022-05-15', purge_days=0, embargo_days=0)
+    config.data.window, config.data.stride, config.data.batch_rows, config.data.eval_rows = 8, 4, 16, 64
+    config.task.hidden, config.task.dim, config.task.codes, config.task.ema = 16, 8, 32, 0.9
+    config.optim.learning_rate, config.optim.warmup_steps = 1e-2, 2
+    config.train.steps, config.train.eval_every, config.train.save_every, config.train.log_every = 30, 15, 5, 1
+    config.evaluate.draws = 200
+
+
+_VARIANTS = {
+    'fsq': _fsq,
+    'rvq': _rvq,
+    'bsq': _bsq,
+    'compat': _compat,
+    'simulated': _simulated,
+    'tiny': _tiny,
+}
