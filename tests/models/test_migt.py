@@ -1,0 +1,219 @@
+"""MIGT-TVDT: sizes, its start, units, what is kept for the backward pass, and bad settings."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from migt_batch import SMALL, make_batch, with_live_heads
+from scipy import stats
+
+from fjq.errors import InputError
+from fjq.models.migt import Migt, Model
+
+
+@pytest.mark.parametrize(('variables', 'count'), [(24, 6_866_984), (25, 6_933_034)])
+def test_full_size_has_the_published_number_of_parameters(variables, count):
+    params, extra = jax.eval_shape(Migt(variables=variables, compat=True).build().init, jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(params)) == count and extra == {}
+
+
+def data_of(batch, quantiles, features=('a', 'b', 'c')):
+    """As much of a dataset as `begin` and `check` read; its batches hold no tables to gather from."""
+    return SimpleNamespace(
+        features=features,
+        horizons=SMALL.horizons,
+        bars_per_day=SMALL.bars_per_day,
+        train=lambda seed, shard: [dict(batch, features=batch['features'] * (1 + i)) for i in range(20)],
+        standard_quantiles=lambda levels: quantiles,
+    )
+
+
+QUANTILES = np.stack([stats.t.ppf(SMALL.levels, 4), stats.norm.ppf(SMALL.levels, 0.1, 1.2)])
+
+
+def test_it_starts_as_the_scaled_quantiles_of_the_training_targets():
+    task, batch = SMALL.build(), make_batch(rows=9)
+    params, extra = task.begin(*jax.device_get(task.init(jax.random.key(0))), data_of(batch, QUANTILES))
+    law = task.predict(params, extra, batch)
+    unit = batch['scale'][:, None] * np.sqrt([1, 4])
+    np.testing.assert_allclose(law.values, QUANTILES[None] * unit[..., None], rtol=1e-5, atol=1e-8)
+    loss = task.loss(params, extra, batch, None)
+    error = batch['target'][..., None] / unit[..., None] - QUANTILES
+    levels = np.array(SMALL.levels)
+    pinball = 2 * np.maximum(levels * error, (levels - 1) * error)
+    edges = np.concatenate([[0], (levels[1:] + levels[:-1]) / 2, [1]])
+    np.testing.assert_allclose(loss.total / loss.weight, (pinball @ np.diff(edges)).mean(), rtol=1e-5)
+    inside = (error[..., 1] >= 0) & (error[..., -2] <= 0)
+    coverage = loss.metrics['coverage_80']
+    np.testing.assert_allclose(coverage[0] / coverage[1], inside.mean(), rtol=1e-6)
+
+
+def test_its_window_scales_are_those_of_training_windows():
+    task, batch = SMALL.build(), make_batch(rows=9)
+    params, extra = task.begin(*jax.device_get(task.init(jax.random.key(0))), data_of(batch, QUANTILES))
+    spreads = [batch['features'][i, : batch['length'][i]].std(0) for i in range(9)]
+    logs = np.log(np.concatenate([np.stack(spreads) * k for k in range(1, 9)]))
+    np.testing.assert_allclose(extra['window_scale']['centre'][:, 0], logs.mean(0), atol=1e-4)
+    np.testing.assert_allclose(extra['window_scale']['spread'][:, 0], logs.std(0), rtol=1e-3)
+    np.testing.assert_allclose(extra['window_scale']['centre'][:, 1], np.log(batch['scale']).mean(), atol=1e-5)
+
+
+def test_weights_that_were_trained_keep_their_start():
+    task, batch = SMALL.build(), make_batch()
+    params, extra = jax.device_get(task.init(jax.random.key(0)))
+    params = with_live_heads(params)
+    again = task.begin(params, extra, data_of(batch, QUANTILES))
+    assert again[0] is params and again[1] is extra
+
+
+def test_a_window_that_is_twice_as_wide_is_seen():
+    """Normalisation takes the size of a window's moves out; the model is told of it."""
+    live = lambda task: (with_live_heads(jax.device_get(task.init(jax.random.key(0)))[0]), task)
+    batch = make_batch()
+    wide = dict(batch, features=batch['features'] * 2)
+    for config, same in ((SMALL, False), (dataclasses.replace(SMALL, window_scale=False), True)):
+        params, task = live(config.build())
+        extra = task.init(jax.random.key(0))[1]
+        a, b = (np.asarray(jax.jit(task.predict)(params, extra, x).values) for x in (batch, wide))
+        assert np.allclose(a, b, rtol=1e-4) == same
+
+
+def test_forecasts_are_in_units_of_volatility():
+    task, batch = SMALL.build(), make_batch()
+    task = dataclasses.replace(SMALL, window_scale=False).build()
+    params, extra = task.init(jax.random.key(0))
+    params = with_live_heads(params)
+    once, twice = (task.predict(params, extra, dict(batch, scale=batch['scale'] * k)).values for k in (1, 2))
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
+    assert (np.diff(once, axis=-1) > 0).all()
+
+
+def test_horizons_can_weigh_more():
+    batch, weights = make_batch(), (1.0, 3.0)
+    parts = []
+    for config in (SMALL, dataclasses.replace(SMALL, horizon_weights=weights)):
+        task = config.build()
+        params, extra = task.init(jax.random.key(0))
+        for h in range(2):
+            one = dict(batch, target_mask=np.arange(2)[None] == np.full((5, 1), h))
+            parts.append(task.loss(params, extra, one, None))
+        parts.append(task.loss(params, extra, batch, None))
+    np.testing.assert_allclose(parts[2].total, parts[0].total + parts[1].total, rtol=1e-6)
+    np.testing.assert_allclose(parts[5].total, parts[0].total + 3 * parts[1].total, rtol=1e-6)
+    assert [float(p.weight) for p in parts] == [5, 5, 10, 5, 15, 20]
+
+
+def _encode(config):
+    """A figure of the vectors of all variables, as a function of (parameters, batch)."""
+    task = config.build()
+
+    def run(model, batch):
+        return model.encode(model.normalize(batch)[0], model.read_clock(batch), batch['length'])
+
+    return lambda params, extra, batch: jnp.sin(task.pure.apply(params, extra, run, batch)[0]).sum()
+
+
+def test_what_is_kept_changes_no_value_and_no_gradient():
+    """13 windows in chunks of 4: the last chunk is padded."""
+    config = dataclasses.replace(SMALL, chunk_rows=4)
+    arguments = *config.build().init(jax.random.key(0)), make_batch(rows=13)
+    value, gradient = None, None
+    for remat in ('none', 'dots', 'block', 'chunked'):
+        got = jax.jit(jax.value_and_grad(_encode(dataclasses.replace(config, remat=remat))))(*arguments)
+        if value is None:
+            value, gradient = got
+            layers = gradient['temporal_layers']
+            assert all(np.abs(leaf).max() > 0 for name, leaf in _named(layers) if name != 'k_proj/bias')
+        np.testing.assert_allclose(got[0], value, rtol=1e-6)
+        for (name, a), (_, b) in zip(_named(got[1]), _named(gradient), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5, err_msg=f'{remat} {name}')
+
+
+def _named(tree):
+    return [('/'.join(str(p.key) for p in path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def test_keeping_less_takes_less_memory():
+    """By the compiler's account, of a step that is large against its parameters."""
+    config = dataclasses.replace(SMALL, temporal_layers=4, chunk_rows=4)
+    shapes = jax.eval_shape(config.build().init, jax.random.key(0))
+    batch = make_batch(rows=32, slots=32)
+
+    def temporary(remat):
+        gradient = jax.grad(_encode(dataclasses.replace(config, remat=remat)))
+        return jax.jit(gradient).lower(*shapes, batch).compile().memory_analysis().temp_size_in_bytes
+
+    none, block, chunked = (temporary(r) for r in ('none', 'block', 'chunked'))
+    assert block < none / 2 and chunked < block / 2
+
+
+def test_dropout_is_random_and_only_with_a_key():
+    task, batch = dataclasses.replace(SMALL, dropout=0.3).build(), make_batch()
+    params, extra = task.init(jax.random.key(0))
+    params = with_live_heads(params)
+    fn = jax.jit(lambda key: task.loss(params, extra, batch, key).total)
+    totals = [float(fn(jax.random.key(k))) for k in (1, 1, 2)]
+    assert totals[0] == totals[1] != totals[2]
+    assert float(task.loss(params, extra, batch, None).total) not in totals
+
+
+def test_bfloat16_is_close():
+    batch = make_batch(lengths=[12, 7, 9, 12, 3])
+    params, extra = SMALL.build().init(jax.random.key(0))
+    params = with_live_heads(params)
+    see = lambda dtype: jax.jit(
+        lambda p, b: dataclasses.replace(SMALL, dtype=dtype).build().pure.apply(p, extra, Model.__call__, b)[0]
+    )(params, batch)
+    exact, rough = see('float32'), see('bfloat16')
+    assert rough.dtype == jnp.float32
+    np.testing.assert_allclose(rough, exact, atol=0.05)
+    assert np.abs(rough - exact).max() > 0
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        ({'features': ('a', 'b')}, 'task.variables=2'),
+        ({'horizons': (1, 5)}, 'horizons'),
+        ({'bars_per_day': 288}, 'bars_per_day'),
+    ],
+)
+def test_data_of_another_model_is_refused(change, said):
+    data = data_of(make_batch(), QUANTILES)
+    SMALL.build().check(data)
+    for name, value in change.items():
+        setattr(data, name, value)
+    with pytest.raises(InputError, match=said):
+        SMALL.build().check(data)
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'dtype': 'float16'},
+        {'remat': 'all'},
+        {'levels': (0.1, 0.9)},
+        {'levels': (0.1, 0.5, 0.5, 0.6, 0.9)},
+        {'levels': (0.2, 0.5, 0.8)},
+        {'levels': (0.0, 0.5, 1.0)},
+        {'horizons': ()},
+        {'horizon_weights': (1.0,)},
+        {'clock_dims': (8, 4, 4)},
+        {'clock_dims': (8, 4, 3, 4)},
+        {'heads': 3},
+        {'chunk_rows': 0},
+    ],
+)
+def test_fields_that_make_no_sense(fields):
+    with pytest.raises(InputError):
+        dataclasses.replace(SMALL, **fields).build()
+
+
+def test_a_batch_of_other_features_is_refused():
+    task = SMALL.build()
+    params, extra = task.init(jax.random.key(0))
+    with pytest.raises(InputError, match='4 features'):
+        task.predict(params, extra, make_batch(variables=4))
