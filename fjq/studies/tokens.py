@@ -1,0 +1,238 @@
+"""How well are the next tokens known, beside Markov chains; and whole paths of returns, by the energy score."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fjq import compare
+from fjq.baselines.markov import Chain, fit_chains
+from fjq.errors import InputError
+from fjq.feed import make_gather, read_batches
+from fjq.forecast import Samples
+from fjq.studies import Chart, Study
+
+BIT = np.log(2)
+CHUNK = 4_000_000  # numbers of an intermediate array
+HELD_OUT = 0.2  # of the training tokens, where the chains can not be tuned on validation
+
+
+@dataclasses.dataclass(kw_only=True)
+class TokenScores:
+    """Bits a token, perplexity, accuracy and top-5 with intervals, of the model and of the chains of
+    `fjq.baselines.markov`, all together and by asset; the likelihood of candles, which other tokenizers' can be
+    compared with; and the energy score (Gneiting and Raftery 2007) of the forecasters that give paths.
+
+    A token is scored once: where rows overlap, by the row that it follows most closely. Intervals resample blocks of
+    moments, with all assets of a moment, as their returns move together. The task has to have
+    `log_probabilities(params, extra, batch) -> [B, L, V]`, of `batch['tokens'][:, 1:]`.
+    """
+
+    name: str = 'tokens'
+    block: int = 21  # moments (of a daily market: days) in a bootstrap block
+    draws: int = 1000
+    states: int = 8  # of the volatility chain
+
+    def run(self, trained, dataset, split, judged, rows, mask) -> Study:
+        series = read_series(dataset.history())
+        model, asked = score_model(trained, dataset, split, rows, series)
+        vocabulary = dataset.fingerprint()['vocabulary']
+        train, held_out = spans(dataset, split, series)
+        returns = first_batch(dataset, split)['token_return'][0]
+        chains = fit_chains(train, held_out, vocabulary, np.asarray(returns, np.float64), states=self.states)
+        scores = {judged[0].name: model} | {c.name: score_chain(c, series, asked) for c in chains}
+        density = np.array([series[asset].density[p] for asset, p in zip(asked.asset, asked.place, strict=True)])
+        bits = {name: s.nats / BIT for name, s in scores.items()}
+        ours, *others = scores
+        best = min(others, key=lambda name: bits[name].mean())
+        tables = {
+            f'{len(density)} tokens of {len(set(asked.asset))} assets': [
+                self._line(name, s, density, asked.time) for name, s in scores.items()
+            ],
+            f'Bits a token that {ours} saves': [
+                {'against': name} | self._saved(bits[name] - bits[ours], asked.time) for name in others
+            ],
+            f'Bits a token by asset, beside {best}': [
+                {'asset': str(a), 'tokens': int(of.sum()), ours: bits[ours][of].mean(), best: bits[best][of].mean()}
+                | self._saved((bits[best] - bits[ours])[of], asked.time[of])
+                for a in sorted(set(asked.asset))
+                for of in [asked.asset == a]
+            ],
+        }
+        whole = self._saved(bits[best] - bits[ours], asked.time)
+        sentences = [
+            f'{len(density)} tokens cost {ours} {bits[ours].mean():.4f} bits each, and the best Markov chain ({best}, '
+            f'picked on the same tokens) {bits[best].mean():.4f}: {_verdict(ours, whole)}'
+        ]
+        paths = self._paths(judged, rows, mask)
+        if paths:
+            tables['Energy score of paths over all horizons, smaller is better'] = paths
+        moments, place = np.unique(asked.time, return_inverse=True)
+        chart = Chart(
+            title=f'Bits that {ours} has saved since the start of {split}',
+            x=moments,
+            lines={
+                name: np.cumsum(np.bincount(place, bits[name] - bits[ours])) for name in others if name != 'uniform'
+            },
+            ylabel='bits, all assets together',
+        )
+        return Study(tables, sentences, [chart])
+
+    def _line(self, name: str, score: 'Score', density: np.ndarray, time: np.ndarray) -> dict:
+        bits = score.nats / BIT
+        line = {'forecaster': name, 'bits': bits.mean()} | self._ends('', bits, time)
+        line['perplexity'] = float(np.exp(score.nats.mean()))
+        for what, count in (('accuracy', 1), ('top-5', 5)):
+            hit = (score.rank < count).astype(np.float64)
+            line |= {what: hit.mean()} | self._ends(f'{what} ', hit, time)
+        return line | {'log likelihood a candle': (density - score.nats).mean()}
+
+    def _saved(self, difference: np.ndarray, time: np.ndarray) -> dict:
+        low, high = self._interval(difference, time)
+        word = 'better' if low > 0 else 'worse' if high < 0 else 'not told apart'
+        return {'saved': difference.mean(), 'low': low, 'high': high, 'the model is': word}
+
+    def _ends(self, prefix: str, values: np.ndarray, time: np.ndarray) -> dict:
+        low, high = self._interval(values, time)
+        return {f'{prefix}low': low, f'{prefix}high': high}
+
+    def _interval(self, values: np.ndarray, time: np.ndarray) -> compare.Interval:
+        """Of the mean of values [K] that happen at moments [K]."""
+        place = np.unique(time, return_inverse=True)[1]
+        sums = np.stack([np.bincount(place, values), np.bincount(place)], -1)
+        ratio = lambda means: means[..., 0] / means[..., 1]
+        return compare.block_bootstrap(sums, block=self.block, draws=self.draws, seed=0, statistic=ratio)
+
+    def _paths(self, judged: list, rows: dict, mask: np.ndarray) -> list[dict]:
+        whole, lines, ours = mask.all(1), [], None
+        for j in judged:
+            if isinstance(j.law, Samples) and whole.any():
+                score = energy_score(np.asarray(j.law.values, np.float64)[whole], rows['target'][whole])
+                line = {'forecaster': j.name, 'rows': int(whole.sum()), 'energy score': score.mean()}
+                if ours is None:
+                    ours = score
+                    lines.append(line | dict.fromkeys(('saved', 'low', 'high'), np.nan) | {'the model is': ''})
+                else:
+                    lines.append(line | self._saved(score - ours, rows['time'][whole]))
+        return lines
+
+
+class Series(NamedTuple):
+    """An asset's candles: time [N], token [N], density [N], log p(candle | token)."""
+
+    time: np.ndarray
+    token: np.ndarray
+    density: np.ndarray
+
+
+class Asked(NamedTuple):
+    """The tokens that are scored, by time: the asset, its place in the asset's series, its time [K]."""
+
+    asset: np.ndarray
+    place: np.ndarray
+    time: np.ndarray
+
+
+class Score(NamedTuple):
+    """nats [K]: -log p of the token that came; rank [K]: how many tokens were likelier."""
+
+    nats: np.ndarray
+    rank: np.ndarray
+
+
+def read_series(history: dict[str, np.ndarray]) -> dict[str, Series]:
+    """The assets of a dataset's history."""
+    out = {}
+    for name in np.unique(history['id']):
+        mine = history['id'] == name
+        out[str(name)] = Series(*(history[k][mine] for k in ('time', 'token', 'log_density')))
+    return out
+
+
+def spans(dataset, split: str, series: dict[str, Series]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Tokens that chains are fitted to, and those that tune them: of training and validation; where validation is
+    scored, of training alone."""
+    end = np.nanmax(dataset.rows('train')['label_end'])
+    train = [s.token[s.time <= end] for s in series.values()]
+    if split == 'valid':
+        cuts = [int(len(ids) * (1 - HELD_OUT)) for ids in train]
+        pairs = [(ids[:cut], ids[cut:]) for ids, cut in zip(train, cuts, strict=True)]
+        return [a for a, _ in pairs], [b for _, b in pairs]
+    valid = dataset.rows('valid')
+    start, stop = valid['time'].min(), np.nanmax(valid['label_end'])
+    return train, [s.token[(s.time > start) & (s.time <= stop)] for s in series.values()]
+
+
+def score_model(trained, dataset, split: str, rows: dict, series: dict[str, Series]) -> tuple[Score, Asked]:
+    """The model's score of every token of a split that some row's future holds, each once."""
+    if not hasattr(trained.task, 'log_probabilities'):
+        raise InputError(
+            f'{trained.config.name} has no law of tokens', column='evaluate.studies', remedy='leave it out'
+        )
+
+    @jax.jit
+    def score(params, extra, batch):
+        horizon = batch['returns'].shape[1]
+        law_BxHxV = trained.task.log_probabilities(params, extra, batch)[:, -horizon:]
+        own = jnp.take_along_axis(law_BxHxV, batch['tokens'][:, -horizon:, None], -1)
+        return -own[..., 0], (law_BxHxV > own).sum(-1)
+
+    gather = make_gather(dataset)
+    parts = []
+    for host in read_batches(dataset, split):
+        batch = gather(host)
+        nats, rank = jax.device_get(score(trained.params, trained.extra, batch))
+        there = np.asarray(batch['returns_mask']) & np.asarray(batch['mask'])[:, None]
+        row, step = np.nonzero(there)
+        parts.append((np.asarray(batch['row'])[row], step, nats[there], rank[there]))
+    row, step, nats, rank = (np.concatenate(p) for p in zip(*parts, strict=True))
+    starts = np.array([np.searchsorted(series[str(a)].time, t) for a, t in zip(rows['id'], rows['time'], strict=True)])
+    asset, place = rows['id'][row].astype(str), starts[row] + 1 + step
+    time = np.array([series[a].time[p] for a, p in zip(asset, place, strict=True)])
+    order = np.lexsort((step, asset, time))
+    new = np.ones(len(order), bool)
+    new[1:] = (asset[order][1:] != asset[order][:-1]) | (place[order][1:] != place[order][:-1])
+    kept = order[new]
+    return Score(nats[kept].astype(np.float64), rank[kept]), Asked(asset[kept], place[kept], time[kept])
+
+
+def score_chain(chain: Chain, series: dict[str, Series], asked: Asked) -> Score:
+    """A chain's score of the same tokens."""
+    nats, rank = np.empty(len(asked.place)), np.empty(len(asked.place), int)
+    for name in np.unique(asked.asset):
+        mine = np.flatnonzero(asked.asset == name)
+        ids = series[str(name)].token
+        vocabulary = chain.log_probabilities(ids, asked.place[mine[:1]]).shape[1]
+        for part in np.array_split(mine, max(1, len(mine) * vocabulary // CHUNK)):
+            law = chain.log_probabilities(ids, asked.place[part])
+            own = law[np.arange(len(part)), ids[asked.place[part]]]
+            nats[part], rank[part] = -own, (law > own[:, None]).sum(1)
+    return Score(nats, rank)
+
+
+def energy_score(values: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """[N]: mean |X - y| - mean |X - X'| / 2 over paths X, X' [N, H, S], |.| over the H horizons, in the form that is
+    unbiased for the law that the paths are drawn from."""
+    count = values.shape[2]
+    out = np.empty(len(values))
+    for part in np.array_split(np.arange(len(values)), max(1, values.size * count // CHUNK)):
+        x = values[part]
+        near = np.sqrt(((x - target[part][..., None]) ** 2).sum(1)).mean(-1)
+        apart = np.sqrt(((x[..., None] - x[:, :, None]) ** 2).sum(1)).sum((-1, -2))
+        out[part] = near - apart / (2 * count * max(count - 1, 1))
+    return out
+
+
+def first_batch(dataset, split: str) -> dict:
+    return make_gather(dataset)(next(iter(read_batches(dataset, split))))
+
+
+def _verdict(ours: str, line: dict) -> str:
+    span = f'{line["saved"]:+.4f} bits a token, {line["low"]:+.4f} to {line["high"]:+.4f}'
+    word = {
+        'better': f'{ours} is better ({span}).',
+        'worse': f'{ours} is worse ({span}): it has not learned what counting knows.',
+    }
+    return word.get(line['the model is'], f'{ours} does not win, the two are not told apart ({span}).')
