@@ -7,9 +7,10 @@ convolutions, whose symmetric one looks at the candle that follows. (van den Oor
 What is forecast is the row's own candle, so an evaluation shows how much of each feature survives the code: R2 beside
 the mean of training. Batches are those of `fjq.data.candle_windows`.
 
-State outside the gradient: the features' mean and deviation on training rows, hits of every token (their average is
-the use of codes) and the codebooks of `vq` and `rvq`. An update's sums are folded in when the next update begins;
-`prepare` marks which one a slice of a batch belongs to, so micro-batches and devices change nothing.
+State outside the gradient: the features' mean and deviation on training rows, the volatility that scales an asset's
+first candle, hits of every token (their average is the use of codes) and the codebooks of `vq` and `rvq`. An update's
+sums are folded in when the next update begins; `prepare` marks which one a slice of a batch belongs to, so
+micro-batches and devices change nothing.
 """
 
 import dataclasses
@@ -81,53 +82,51 @@ class CandleAutoencoder:
         return {'vq': (self.codes,), 'rvq': tuple(self.levels)}.get(self.quantizer, ())
 
 
-class Mlp(nnx.Module):
-    """Dense layers with GELU between; names follow the original."""
+class Coder(nnx.Module):
+    """Dense layers with GELU between and, with `context`, z + Conv1(GELU(Conv3(z))) over time with zeros beyond the
+    ends. The parameter tree follows the original's names, so that export is a renaming."""
 
-    def __init__(self, sizes: list[int], *, rngs: nnx.Rngs):
+    def __init__(self, sizes: list[int], context: int, *, rngs: nnx.Rngs):
+        """context: channels of the convolutions; 0 = none."""
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.mlp = nnx.Dict({str(2 * i): Dense(a, b, rngs=rngs) for i, (a, b) in enumerate(pairs)})
+        convolutions = lambda: {
+            '0': Conv1d(context, context, 3, rngs=rngs),
+            '2': Conv1d(context, context, 1, rngs=rngs),
+        }
+        self.context_conv = nnx.Dict(convolutions()) if context else None
         self.last = 2 * (len(sizes) - 2)
 
-    def __call__(self, x):
+    def each(self, x):
+        """The dense layers, candle by candle."""
         for i in range(0, self.last, 2):
             x = jax.nn.gelu(self.mlp[str(i)](x), approximate=False)
         return self.mlp[str(self.last)](x)
 
-
-class Neighbours(nnx.Module):
-    """z + Conv1(GELU(Conv3(z))) over time, zeros beyond the ends."""
-
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.context_conv = nnx.Dict({'0': Conv1d(width, width, 3, rngs=rngs), '2': Conv1d(width, width, 1, rngs=rngs)})
-
-    def __call__(self, z_BxTxC, counts_BxT):
+    def neighbours(self, z_BxTxC, counts_BxT):
+        """The convolutions; nothing where there are none."""
+        if self.context_conv is None:
+            return z_BxTxC
         z_BxTxC = jnp.where(counts_BxT[..., None], z_BxTxC, 0)
         h = jax.nn.gelu(self.context_conv['0'](z_BxTxC), approximate=False)
         return z_BxTxC + self.context_conv['2'](h)
 
 
 class Model(nnx.Module):
-    """Encoder and decoder. The parameter tree follows the original's names, so that export is a renaming."""
+    """Encoder and decoder."""
 
     def __init__(self, config: CandleAutoencoder, *, rngs: nnx.Rngs):
-        inner = [config.hidden] * config.layers
-        self.encoder = nnx.Dict(mlp=Mlp([FEATURES, *inner, config.width], rngs=rngs))
-        self.decoder = nnx.Dict(mlp=Mlp([config.width, *inner, FEATURES], rngs=rngs))
-        if config.compat:
-            self.encoder['context'] = Neighbours(config.width, rngs=rngs)
-            self.decoder['context'] = Neighbours(config.width, rngs=rngs)
+        inner, context = [config.hidden] * config.layers, config.width if config.compat else 0
+        self.encoder = Coder([FEATURES, *inner, config.width], context, rngs=rngs)
+        self.decoder = Coder([config.width, *inner, FEATURES], context, rngs=rngs)
 
     def encode(self, x_BxTxF, counts_BxT):
         """Normalised features [B, T, 5] -> vectors [B, T, C]."""
-        z = self.encoder['mlp'](x_BxTxF)
-        return self.encoder['context'](z, counts_BxT) if 'context' in self.encoder else z
+        return self.encoder.neighbours(self.encoder.each(x_BxTxF), counts_BxT)
 
     def decode(self, q_BxTxC, counts_BxT):
         """Codes [B, T, C] -> normalised features [B, T, 5]."""
-        if 'context' in self.decoder:
-            q_BxTxC = self.decoder['context'](q_BxTxC, counts_BxT)
-        return self.decoder['mlp'](q_BxTxC)
+        return self.decoder.each(self.decoder.neighbours(q_BxTxC, counts_BxT))
 
 
 class AutoencoderTask:
@@ -142,7 +141,7 @@ class AutoencoderTask:
         params, _ = self.pure.init(key)
         ones, zeros = jnp.ones(FEATURES), jnp.zeros(self.config.vocabulary)
         extra = {'mean': jnp.zeros(FEATURES), 'std': ones, 'hits': zeros, 'new_hits': jnp.zeros_like(zeros)}
-        extra |= {'updates': jnp.zeros((), jnp.int32)}
+        extra |= {'updates': jnp.zeros((), jnp.int32), 'first_scale': jnp.ones(())}
         for i, size in enumerate(self.config.books):
             place = jax.random.uniform(jax.random.fold_in(key, i), (size, self.config.dim), jnp.float32, -1, 1) / size
             extra[f'book_{i}'] = quantize.make_codebook(place)
@@ -155,6 +154,7 @@ class AutoencoderTask:
         """
         x = dataset.training_features()
         extra = dict(extra) | {'mean': jnp.float32(x.mean(0)), 'std': jnp.float32(x.std(0))}
+        extra['first_scale'] = jnp.float32(dataset.first_scale)
         rng = np.random.Generator(np.random.Philox(0))
         some = x if len(x) <= START_ROWS else x[rng.choice(len(x), START_ROWS, replace=False)]
         left = np.asarray(self.vectors(params, extra, jnp.float32(some)[:, None], jnp.ones((len(some), 1), bool)))
@@ -210,9 +210,13 @@ class AutoencoderTask:
 
     def predict(self, params, extra, batch: Batch, key=None) -> Point:
         """The features of each row's last candle after their code, in the units of the data [B, 5]."""
+        return Point(self.predict_all(params, extra, batch)[:, -1])
+
+    def predict_all(self, params, extra, batch: Batch):
+        """The features of every candle after their code, in the units of the data [B, T, 5]."""
         extra, counts = self.current(extra, True, False), _counts(batch)
         _, q, *_ = self.quantize(extra, self.vectors(params, extra, batch['features'], counts))
-        return Point(self._decode(params, q, counts)[:, -1] * (extra['std'] + STD_EPS)[None] + extra['mean'][None])
+        return self._read(extra, self._decode(params, q, counts))
 
     def current(self, extra, due, mark: bool):
         """The state with the last update's sums folded in where they are `due`; `mark`: counts the update."""
@@ -266,8 +270,11 @@ class AutoencoderTask:
 
     def decode_ids(self, params, extra, ids_BxT):
         """Tokens -> features in the units of the data [B, T, 5]."""
-        y = self._decode(params, self.code_of(extra, ids_BxT.reshape(-1)), jnp.ones(ids_BxT.shape, bool))
-        return y * (extra['std'] + STD_EPS)[None, None] + extra['mean'][None, None]
+        codes = self.code_of(extra, ids_BxT.reshape(-1))
+        return self._read(extra, self._decode(params, codes, jnp.ones(ids_BxT.shape, bool)))
+
+    def _read(self, extra, y_BxTxF):
+        return y_BxTxF * (extra['std'] + STD_EPS)[None, None] + extra['mean'][None, None]
 
     def _decode(self, params, q_NxC, counts_BxT):
         q_BxTxC = q_NxC.reshape(*counts_BxT.shape, -1)

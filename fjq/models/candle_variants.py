@@ -49,14 +49,14 @@ def _simulated(config: Experiment) -> None:
 
 
 def _tiny(config: Experiment) -> None:
-    """Seconds on two cores: a hundred days of three stocks, 32 codes."""
+    """Seconds on two cores: two years of six stocks, 64 codes."""
     _simulated(config)
-    config.data.days, config.data.simulated_assets = 120, 3
-    config.data.split = Split(train_end='2022-04-15', valid_end='2022-05-15', purge_days=0, embargo_days=0)
-    config.data.window, config.data.stride, config.data.batch_rows, config.data.eval_rows = 8, 4, 16, 64
-    config.task.hidden, config.task.dim, config.task.codes, config.task.ema = 16, 8, 32, 0.9
-    config.optim.learning_rate, config.optim.warmup_steps = 1e-2, 2
-    config.train.steps, config.train.eval_every, config.train.save_every, config.train.log_every = 30, 15, 5, 1
+    config.data.days, config.data.simulated_assets = 500, 6
+    config.data.split = Split(train_end='2023-06-30', valid_end='2023-09-30', purge_days=0, embargo_days=0)
+    config.data.window, config.data.stride, config.data.batch_rows, config.data.eval_rows = 4, 2, 8, 256
+    config.task.hidden, config.task.dim, config.task.codes, config.task.ema = 16, 8, 64, 0.9
+    config.optim.learning_rate, config.optim.warmup_steps = 2e-2, 2
+    config.train.steps, config.train.eval_every, config.train.save_every, config.train.log_every = 60, 20, 10, 1
     config.evaluate.draws = 200
 
 

@@ -24,11 +24,12 @@ import numpy as np
 from fjq.data.candles import Candles
 from fjq.errors import InputError
 from fjq.tokenizers.bins import Bins, BinsTokenizer
+from fjq.tokenizers.learned import Learned, LearnedTokenizer
 from fjq.tokenizers.tokenizer import Tokenizer, read_saved
 
-__all__ = ['Bins', 'Saved', 'Tokenizer', 'load']
+__all__ = ['Bins', 'Learned', 'Saved', 'Tokenizer', 'load']
 
-KINDS = {'bins': BinsTokenizer.load}
+KINDS = {'bins': BinsTokenizer.load, 'learned': LearnedTokenizer.load}
 
 
 @dataclasses.dataclass(kw_only=True)
