@@ -11,35 +11,49 @@ a date means the end of that day.
 `labels`: the rows that may be fitted, as `Dataset.rows` gives them: `time` [K], `target` [K, H], `valid` [K, H],
 `label_end` [K, H], `id` [K]; with `train` [K] bool where some of them are later than the training span.
 
-The answer is a `Point` or `Quantiles` with leading axes [N, H], in units of the target and NaN where too little was
-known to forecast; no forecast reads anything that was not known at its row's time. How labels are fitted:
+The answer is a law, most often `Point` or `Quantiles`, with leading axes [N, H], in units of the target and NaN where
+too little was known to forecast; no forecast reads anything that was not known at its row's time.
+
+How labels are fitted:
 
     fit='train'      once, on `labels` (those with `train` True)
     fit='expanding'  anew at every row, on the labels of `labels` and `rows` that had ended `embargo` days (bars, where
                      times are integers) before it
 
 A baseline whose column, labels or package is absent raises `Unavailable`; reports list it with the reason.
-A volatility is the square root of a sum of squared steps: targets of the volatility baselines are volatilities.
+A volatility is the square root of a sum of squared steps: targets of the volatility baselines are volatilities. Those
+of `RandomWalk`, `Bootstrap`, `GarchT` and `BoostedQuantiles` are log returns; quantiles of past targets suit both.
 """
 
-from fjq.baselines.constant import Constant
+from fjq.baselines.boosted import BoostedQuantiles
+from fjq.baselines.constant import Constant, Zero
 from fjq.baselines.ewma import Ewma
-from fjq.baselines.garch import Garch
-from fjq.baselines.har import Har
+from fjq.baselines.garch import Garch, GarchT
+from fjq.baselines.har import Har, HarQuantiles
 from fjq.baselines.persistence import LastValue, Persistence
-from fjq.baselines.quantiles import EmpiricalQuantiles
+from fjq.baselines.quantiles import EmpiricalQuantiles, ScaledQuantiles
+from fjq.baselines.random_walk import Bootstrap, RandomWalk
+from fjq.baselines.seasonal import SeasonalQuantiles
 from fjq.baselines.series import Baseline, Unavailable
 from fjq.baselines.vix import Vix
 
 __all__ = [
     'Baseline',
+    'BoostedQuantiles',
+    'Bootstrap',
     'Constant',
     'EmpiricalQuantiles',
     'Ewma',
     'Garch',
+    'GarchT',
     'Har',
+    'HarQuantiles',
     'LastValue',
     'Persistence',
+    'RandomWalk',
+    'ScaledQuantiles',
+    'SeasonalQuantiles',
     'Unavailable',
     'Vix',
+    'Zero',
 ]

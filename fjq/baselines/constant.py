@@ -1,4 +1,4 @@
-"""The mean of past targets."""
+"""Forecasts that hold still: the mean of past targets, and zero."""
 
 import dataclasses
 
@@ -23,3 +23,13 @@ class Constant(Baseline):
             enough = known.count >= max(self.min_labels, 1)
             out[enough, h] = (known.prefix_sum(series.target[:, h]) / np.maximum(known.count, 1))[enough]
         return Point(out)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Zero(Baseline):
+    """Zero at every row: the forecast of returns that nothing is known of."""
+
+    name: str = 'zero'
+
+    def forecast_series(self, series: Series) -> Point:
+        return Point(np.zeros((len(series.row_time), series.target.shape[1])))

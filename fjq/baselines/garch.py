@@ -3,11 +3,13 @@
 import dataclasses
 
 import numpy as np
+from scipy import stats
 from scipy.signal import lfilter
 
+from fjq.baselines.quantiles import LEVELS
 from fjq.baselines.series import Baseline, Series, Unavailable
 from fjq.errors import InputError
-from fjq.forecast import Point
+from fjq.forecast import Point, Quantiles
 
 BACKCAST = 20  # returns whose mean square starts the recursion; nothing is forecast before them
 
@@ -41,20 +43,13 @@ class Garch(Baseline):
             )
         if self.min_steps < BACKCAST or self.stride < 1:
             raise InputError(f'garch needs min_steps of {BACKCAST} and a stride of 1 or more', column='min_steps')
-        returns = self._returns(series)
+        returns = series.returns(self.column, self.kind)
         raw = np.full((len(returns), series.target.shape[1]), np.nan)
         there = np.flatnonzero(np.isfinite(returns))
         raw[there] = self._forecasts(series, returns[there], series.time[there])
         if not self.calibrate:
             return Point(series.at_rows(raw))
         return Point(series.scale_to_labels(raw, self.fit, self.embargo, self.min_labels))
-
-    def _returns(self, series: Series) -> np.ndarray:
-        if self.kind == 'return':
-            return series.column(self.column)
-        if self.kind != 'price':
-            raise InputError(f'the kind {self.kind!r} is not known', remedy="choose 'price' or 'return'")
-        return np.diff(np.log(series.column(self.column, positive=True)), prepend=np.nan)
 
     def _forecasts(self, series: Series, returns: np.ndarray, time: np.ndarray) -> np.ndarray:
         """Volatility over the label's span after each return [M, H]."""
@@ -77,6 +72,46 @@ class Garch(Baseline):
             parameters = fit_garch(returns[:end], self.dist)
             out[first:last] = span_volatility(returns[:last], *parameters, steps)[first:]
         return out
+
+
+@dataclasses.dataclass(kw_only=True)
+class GarchT(Baseline):
+    """Returns over the label's span as Student-t with the volatility of a GARCH(1,1) with Student-t shocks.
+
+    The model is fitted on the returns up to the last training row; degrees of freedom and size of the law of each
+    horizon by maximum likelihood on the training targets in units of that volatility: sums of t are not t.
+    """
+
+    name: str = 'garch-t'
+    levels: tuple[float, ...] = LEVELS
+    column: str = 'close'
+    kind: str = 'price'  # of the column: 'price' or 'return'
+    steps: tuple[float, ...] = ()  # that a label spans, one a horizon; () = counted on the training labels
+    min_steps: int = 250  # returns that a fit needs
+    max_steps: int = 20_000  # latest training returns that a fit takes
+    max_labels: int = 5_000  # training targets that the law of a horizon is fitted on, evenly spread
+
+    def forecast_series(self, series: Series) -> Quantiles:
+        returns = series.returns(self.column, self.kind)
+        there = np.flatnonzero(np.isfinite(returns))
+        returns, time = returns[there], series.time[there]
+        used = returns[: np.searchsorted(time, series.label_time[series.train].max(), side='right')]
+        if len(used) < max(self.min_steps, BACKCAST):
+            raise Unavailable(f'{self.column!r} has {len(used)} returns to fit, not {self.min_steps}')
+        parameters = fit_garch(used[-self.max_steps :], 't')
+        scale = np.full((len(series.time), series.target.shape[1]), np.nan)
+        scale[there] = span_volatility(returns, *parameters, series.steps(self.steps))
+        scale[there[: BACKCAST - 1]] = np.nan
+        now, units = series.at_rows(scale), series.target / series.at_labels(scale)
+        out = np.full((*now.shape, len(self.levels)), np.nan)
+        for h, known in enumerate(series.known('train', 0, np.isfinite(units))):
+            past = units[known.order, h]
+            if len(past) < 20:
+                raise Unavailable(f'horizon {h + 1} has {len(past)} training labels')
+            past = past[np.unique(np.linspace(0, len(past) - 1, self.max_labels).astype(int))]
+            df, _, size = stats.t.fit(past, floc=0)
+            out[:, h] = now[:, h, None] * stats.t.ppf(np.array(self.levels), df, scale=size)
+        return Quantiles(self.levels, out)
 
 
 def fit_garch(returns: np.ndarray, dist: str) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from fjq.baselines.persistence import trailing_mean
+from fjq.baselines.quantiles import ScaledQuantiles
 from fjq.baselines.series import Baseline, Known, Series
 from fjq.errors import InputError
 from fjq.forecast import Point
@@ -67,6 +68,30 @@ class Har(Baseline):
         levels = [np.log(np.where(m > 0, m, np.nan)) / 2 for m in means]
         more = [np.log(series.column(name, positive=True)) for name in self.extra]
         return np.stack([np.ones_like(step), *levels, *more], 1)
+
+
+@dataclasses.dataclass(kw_only=True)
+class HarQuantiles(ScaledQuantiles):
+    """Quantiles in units of a volatility by HAR: the log variance over a label's span regressed on the logs of trailing
+    mean variances. The regression is always fitted once, on the training labels."""
+
+    name: str = 'har quantiles'
+    windows: tuple[int, ...] = (12, 72, 276)  # steps of the trailing means
+
+    def scales(self, series: Series) -> tuple[np.ndarray, np.ndarray]:
+        variance = np.nan_to_num(series.step_variance(self.column, self.kind))
+        means = [trailing_mean(variance, w) for w in self.windows]
+        x = np.stack([np.ones(len(variance)), *(np.log(np.where(m > 0, m, np.nan)) for m in means)], 1)
+        at_rows, at_labels = series.at_rows(x), series.at_labels(x)
+        realised = series.span_sum(variance)
+        y = np.log(np.where(realised > 0, realised, np.nan))
+        known = np.isfinite(at_labels).all(1)[:, None] & np.isfinite(y) & series.train[:, None]
+        now, then = np.full((len(at_rows), y.shape[1]), np.nan), np.full(y.shape, np.nan)
+        for h in range(y.shape[1]):
+            if known[:, h].sum() > max(self.min_labels, x.shape[1]):
+                weights, *_ = np.linalg.lstsq(at_labels[known[:, h]], y[known[:, h], h], rcond=None)
+                now[:, h], then[:, h] = (np.exp((at * weights).sum(1) / 2) for at in (at_rows, at_labels))
+        return now, then
 
 
 def regress(

@@ -58,6 +58,24 @@ class Series:
             return self.column(column) ** 2
         raise InputError(f'the kind {kind!r} is not known', remedy="choose 'price', 'return' or 'volatility'")
 
+    def returns(self, column: str, kind: str) -> np.ndarray:
+        """The return of each step [M]: of a price its log return."""
+        if kind == 'return':
+            return self.column(column)
+        if kind == 'price':
+            return np.diff(np.log(self.column(column, positive=True)), prepend=np.nan)
+        raise InputError(f'the kind {kind!r} is not known', remedy="choose 'price' or 'return'")
+
+    def span_sum(self, values: np.ndarray) -> np.ndarray:
+        """The sum of history values [M] over each label's span, after its row and up to its end [K, H]; NaN where a
+        label is not valid, or its span holds nothing."""
+        if self.label_end is None:
+            raise Unavailable('the rows have no label_end, so nobody knows what their labels span')
+        running = np.append(0, np.cumsum(values))
+        first = np.searchsorted(self.time, self.label_time, side='right')[:, None]
+        last = np.searchsorted(self.time, self.label_end, side='right')
+        return np.where(np.isfinite(self.target) & (last > first), running[last] - running[first], np.nan)
+
     def at_rows(self, values: np.ndarray) -> np.ndarray:
         """The latest of history values [M, ...] known at each row [N, ...]; NaN before the first."""
         return _latest(self.time, values, self.row_time)
