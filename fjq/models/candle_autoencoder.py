@@ -37,6 +37,7 @@ FEATURES = len(NAMES)
 START_ROWS = 20_000  # training candles that place the first codes
 ROUNDS = 10  # of k-means
 STD_EPS = 1e-8
+REACH = 3  # candles up to its own that a token and its decoding see, with compat
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -146,6 +147,15 @@ class AutoencoderTask:
             place = jax.random.uniform(jax.random.fold_in(key, i), (size, self.config.dim), jnp.float32, -1, 1) / size
             extra[f'book_{i}'] = quantize.make_codebook(place)
         return params, extra
+
+    def check(self, dataset: CandleWindows) -> None:
+        """Raises InputError where rows are too short for what a token sees."""
+        if self.config.compat and dataset.config.context < REACH:
+            raise InputError(
+                f'a row of {dataset.config.context} candles does not hold the neighbours that compat looks at',
+                column='data.context',
+                remedy=f'make it {REACH}',
+            )
 
     def begin(self, params, extra, dataset: CandleWindows):
         """Fits the normalisation to training rows and places the codes among their vectors by k-means.
