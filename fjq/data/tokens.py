@@ -18,6 +18,7 @@ from fjq.config import nearest
 from fjq.data.candles import CandleFiles, Candles, digest
 from fjq.data.fragments import InOrder, Shuffled
 from fjq.data.token_cache import encode, encode_cached
+from fjq.data.token_options import Analyze, Generate
 from fjq.data.token_windows import ForecastSource, Line, PackedSource, Runs
 from fjq.data.windows import Split
 from fjq.errors import InputError
@@ -51,6 +52,8 @@ class TokenData(CandleFiles):
     stride: int = 1  # candles between the training rows of an asset
     eval_stride: int = 1  # the same for all other rows; the largest horizon scores every token once
     batch_rows: int = 32
+    generate: Generate = dataclasses.field(default_factory=Generate)  # --job=generate and chat
+    analyze: Analyze = dataclasses.field(default_factory=Analyze)  # --job=analyze
 
     def locate(self, cache: str | os.PathLike, parallel: Parallel) -> 'TokenData':
         """These settings with the files that they mean; simulated data write them here."""

@@ -1,0 +1,62 @@
+"""a loop: type an asset and a horizon, get a table of the prices that the model expects; an empty line ends it."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from fjq.config import Experiment
+from fjq.errors import InputError
+from fjq.jobs.generate import LEVELS, Paths, continue_prompt, describe, find_prompts, read_options
+from fjq.log import say
+from fjq.run import adopt_task, open_data
+from fjq.trained import Trained
+
+HELP = 'Type an asset and a number of candles, such as {asset} 20; "assets" lists them, an empty line ends.'
+
+
+def run(config: Experiment, workdir: Path) -> None:
+    """Reads stdin to its end. What is typed wrong is said in a line, and the loop goes on."""
+    config = adopt_task(config, workdir)
+    dataset, options = open_data(config, workdir), read_options(config)
+    trained = Trained.load(workdir)
+    names = [a.candles.id for a in dataset.assets]
+    say(HELP.format(asset=names[0]))
+    while True:
+        if sys.stdin.isatty():
+            print('> ', end='', flush=True)
+        line = sys.stdin.readline()
+        words = line.replace(',', ' ').split()
+        if not words:
+            return
+        try:
+            if words == ['assets']:
+                say(' '.join(names))
+                continue
+            asset, horizon = read_question(words, names, options.horizon)
+            asked = dataclasses.replace(options, assets=(asset,), seed_tokens=(), horizon=horizon)
+            (prompt,) = find_prompts(dataset, asked)
+            say(answer(continue_prompt(trained, dataset, prompt, asked, config.seed)))
+        except InputError as e:
+            say(e)
+
+
+def read_question(words: list[str], names: list[str], horizon: int) -> tuple[str, int]:
+    """An asset, in any case of letters, and candles; `horizon` where none are named.
+
+    Raises:
+      InputError: more words, or a horizon that is no number of candles.
+    """
+    by_upper = {name.upper(): name for name in names}
+    asset = by_upper.get(words[0].upper(), words[0])
+    if len(words) > 2 or not all(word.isdigit() and int(word) > 0 for word in words[1:]):
+        raise InputError(f'{" ".join(words)!r} is not understood', remedy=HELP.format(asset=names[0]).rstrip('.'))
+    return asset, int(words[1]) if len(words) == 2 else horizon
+
+
+def answer(paths: Paths) -> str:
+    """A sentence and a table of the quantiles, of ten steps at most."""
+    quantiles, T = paths.quantiles(), paths.tokens.shape[1]
+    steps = sorted({round(1 + i * (T - 1) / 9) for i in range(10)})
+    head = f'{"candle":>8}' + ''.join(f'{level:>11.0%}' for level in LEVELS)
+    rows = [f'{step:>8}' + ''.join(f'{q:>11.6g}' for q in quantiles[step - 1]) for step in steps]
+    return '\n'.join([describe(paths), head, *rows])
