@@ -10,8 +10,12 @@ how far its target lies outside its interval, negative inside (CQR: Romano, Patt
 the width (Sesia and Candes 2020), so that an interval is stretched, not shifted, and keeps following volatility.
 """
 
+import bisect
+import collections
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,6 @@ from fjq.forecast import Law, Quantiles
 
 FILE = 'calibration.json'
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-GRID = 401  # points at which the distribution of scores is kept
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -39,7 +42,7 @@ class SplitConformal:
         for low, high in pairs(self.levels):
             scores = score_pair(quantiles, low, high, rows['target'])
             alpha = 1 - self.levels[high] + self.levels[low]
-            out.append([_at_rank(_kept(scores, rows, h), alpha) for h in range(scores.shape[1])])
+            out.append([_at_rank(np.sort(_kept(scores, rows, h)), alpha) for h in range(scores.shape[1])])
         return {'stretch_PxH': out}
 
     def apply(self, facts: dict[str, Any], law: Law, rows: dict[str, np.ndarray]) -> Quantiles:
@@ -52,55 +55,59 @@ class SplitConformal:
 class AdaptiveConformal:
     """Adaptive conformal inference (Gibbs and Candes 2021): the stretch follows the misses so far.
 
-    The miss rate alpha that an interval aims at starts at its nominal value and moves by rate (nominal - miss) with
-    every label that has ended by the time of a row, over all series; the stretch is the (1 - alpha) quantile of the
-    scores of the valid split. Only labels of rows later than that split count, so a forecast does not depend on how
-    far back the table of rows reaches. Where alpha leaves (0, 1) the stretch is that of the extreme score.
+    The stretch of a row is the (1 - alpha) quantile of the last `window` scores that were known at it, those of the
+    valid split first. alpha starts at the nominal rate of misses and moves by rate (nominal - miss) with every label
+    that has ended by then, over all series, within 0 to 1. Only labels of rows later than the valid split count, so a
+    forecast does not depend on how far back the table of rows reaches.
     """
 
     levels: tuple[float, ...] = LEVELS  # symmetric about 0.5
     rate: float = 0.005  # of adaptation, a label
+    window: int = 1000  # scores that are remembered
 
     def fit(self, law: Law, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The distribution of the scores of each pair and horizon on a grid, and the last row that it holds."""
+        """The last scores of each pair and horizon in order of time, and the time of the last row."""
         quantiles, out = read_quantiles(law, self.levels), []
         for low, high in pairs(self.levels):
             scores = score_pair(quantiles, low, high, rows['target'])
-            kept = (_kept(scores, rows, h) for h in range(scores.shape[1]))
-            out.append([np.quantile(k, np.linspace(0, 1, GRID)).tolist() for k in kept])
-        return {'scores_PxHxG': out, 'last': str(rows['time'][-1])}
+            kept = (_kept(scores, rows, h)[-self.window :] for h in range(scores.shape[1]))
+            out.append([k.tolist() for k in kept])
+        return {'scores_PxHxN': out, 'last': str(rows['time'][-1])}
 
     def apply(self, facts: dict[str, Any], law: Law, rows: dict[str, np.ndarray]) -> Quantiles:
-        quantiles, grid = read_quantiles(law, self.levels), np.linspace(0, 1, GRID)
-        live = rows['time'] > np.asarray(facts['last']).astype(rows['time'].dtype)
+        quantiles, time = read_quantiles(law, self.levels), rows['time']
+        live = time > np.asarray(facts['last']).astype(time.dtype)
         stretch = []
-        for (low, high), known in zip(pairs(self.levels), np.asarray(facts['scores_PxHxG']), strict=True):
-            scores = score_pair(quantiles, low, high, rows['target']) if 'target' in rows else None
+        for (low, high), known in zip(pairs(self.levels), facts['scores_PxHxN'], strict=True):
             nominal, factor = 1 - self.levels[high] + self.levels[low], np.empty(quantiles.shape[:2])
-            for h in range(factor.shape[1]):
-                alpha = np.full(len(live), nominal)
-                if scores is not None:
-                    heard = live & rows['valid'][:, h] & np.isfinite(scores[:, h])
-                    # An interval at alpha misses a score exactly where alpha is above the share of scores beyond it.
-                    beyond = 1 - np.interp(scores[:, h], known[h], grid)
-                    alpha = self.follow(rows['time'], rows['label_end'][:, h], heard, beyond, nominal)
-                factor[:, h] = np.interp(1 - alpha, grid, known[h])
+            for h, start in enumerate(known):
+                if 'target' in rows:
+                    scores = score_pair(quantiles, low, high, rows['target'])[:, h]
+                    heard = live & rows['valid'][:, h] & np.isfinite(scores)
+                    factor[:, h] = self.follow(time, rows['label_end'][:, h], heard, scores, start, nominal)
+                else:
+                    factor[:, h] = _at_rank(sorted(start), nominal)
             stretch.append(factor)
         return stretch_pairs(quantiles, self.levels, stretch)
 
-    def follow(self, time, label_end, heard, beyond, nominal: float) -> np.ndarray:
-        """alpha at every row [N]. Arrays [N]: `heard` marks the labels that count."""
-        order = np.flatnonzero(heard)
-        order = order[np.argsort(label_end[order], kind='stable')]
-        ended = np.searchsorted(label_end[order].astype(time.dtype), time, side='right').tolist()
-        order, beyond, step = order.tolist(), beyond.tolist(), self.rate
-        alpha, now, read = [nominal] * len(time), nominal, 0
+    def follow(self, time, label_end, heard, scores, start: list[float], nominal: float) -> np.ndarray:
+        """The stretch of every row [N]. Arrays [N]; `heard` marks the labels that count once they have ended."""
+        labels = np.flatnonzero(heard)
+        labels = labels[np.argsort(label_end[labels], kind='stable')]
+        ended = np.searchsorted(label_end[labels].astype(time.dtype), time, side='right').tolist()
+        labels, scores = labels.tolist(), scores.tolist()
+        recent, ordered = collections.deque(start), sorted(start)
+        stretch, alpha, read = [0.0] * len(time), nominal, 0
         for row in np.argsort(time, kind='stable').tolist():
-            for label in order[read : ended[row]]:
-                now += step * (nominal - (alpha[label] > beyond[label]))
+            for label in labels[read : ended[row]]:
+                alpha = min(max(alpha + self.rate * (nominal - (scores[label] > stretch[label])), 0.0), 1.0)
+                recent.append(scores[label])
+                bisect.insort(ordered, scores[label])
+                if len(recent) > self.window:
+                    del ordered[bisect.bisect_left(ordered, recent.popleft())]
             read = max(read, ended[row])
-            alpha[row] = now
-        return np.array(alpha)
+            stretch[row] = _at_rank(ordered, alpha)
+        return np.array(stretch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +193,13 @@ def stretch_pairs(quantiles: np.ndarray, levels: tuple[float, ...], stretch: lis
 
 
 def _kept(scores: np.ndarray, rows: dict[str, np.ndarray], h: int) -> np.ndarray:
-    kept = np.sort(scores[rows['valid'][:, h] & np.isfinite(scores[:, h]), h])
+    kept = scores[rows['valid'][:, h] & np.isfinite(scores[:, h]), h]
     if not len(kept):
         raise InputError('the valid split has no label to calibrate by', column=f'horizon {rows["horizon"][h]}')
     return kept
 
 
-def _at_rank(scores: np.ndarray, alpha: float) -> float:
-    rank = int(np.ceil((len(scores) + 1) * (1 - alpha) - 1e-9))
-    return float(scores[min(max(rank, 1), len(scores)) - 1])
+def _at_rank(ordered: Sequence[float], alpha: float) -> float:
+    """The (1 - alpha) quantile with the rank that covers in finite samples, of scores in order of size."""
+    rank = math.ceil((len(ordered) + 1) * (1 - alpha) - 1e-9)
+    return float(ordered[min(max(rank, 1), len(ordered)) - 1])
