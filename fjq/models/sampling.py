@@ -1,4 +1,4 @@
-"""Continuations of prompts by a GPT: each prompt is run once, then one compiled loop draws a token of every path a turn.
+"""Continuations of prompts by a GPT: each is run once, then one compiled loop draws every path a token at a time.
 
 Path p of a row draws from numbers of its own (the row's key folded with p), by inversion of the distribution: the same
 key gives the same path in any batch, beside any number of others.

@@ -1,0 +1,111 @@
+"""The variants that the configs of the four stages share: presets of the model, tokens, and simulated data."""
+
+import dataclasses
+
+from fjq.config import Experiment, nearest
+from fjq.data.simulated_candles import PlantedTokenData, SimulatedTokenData
+from fjq.data.tokens import TokenData
+from fjq.data.windows import Split
+from fjq.errors import InputError
+from fjq.tokenizers import Saved
+
+MUON_RULES = (r'^h/.*kernel$=1', r'.*=0')
+
+
+def apply_variants(config: Experiment, variant: str) -> Experiment:
+    """Applies comma-separated variants in the order given.
+
+    `compat` is the original's model, rates and schedule lengths; `readme` the larger one of its README; `learned` takes
+    the tokens of configs/microchat_tokenizer.py; `muon` orthogonalises the updates of the blocks; `simulated`,
+    `planted` and `tiny` need no data.
+
+    Raises:
+      InputError: an unknown variant.
+    """
+    for name in (n for n in variant.split(',') if n):
+        if name not in _VARIANTS:
+            raise InputError(f'there is no variant {name!r}', remedy=nearest(name, _VARIANTS))
+        _VARIANTS[name](config)
+    config.task.horizons = config.data.horizons
+    return config
+
+
+def _compat(config: Experiment) -> None:
+    """4 layers of 256, 512 tokens: 3,407,872 parameters. Rates of the original."""
+    gpt = config.task.gpt
+    gpt.vocabulary, gpt.length, gpt.layers, gpt.heads, gpt.width = 512, 256, 4, 4, 256
+    gpt.rope_rounded, gpt.padded_logits, gpt.dropout = True, True, 0.0
+    _learned(config)
+    rates = {'pretrain': 5e-4, 'midtrain': 1e-5, 'sft': 5e-6, 'rl': 1e-5}
+    config.optim.learning_rate, config.optim.warmup_steps = rates[config.task.stage], 0
+    config.optim.betas, config.optim.weight_decay = (0.9, 0.95), 0.01
+    config.optim.decay_rules, config.optim.muon_rules = (r'.*=1',), (r'.*=0',)
+    config.task.loss_on = 'full'
+
+
+def _readme(config: Experiment) -> None:
+    """6 layers of 512, 128 tokens: 19,005,440 parameters; with the softcap and the norm of the original's first era."""
+    gpt = config.task.gpt
+    gpt.vocabulary, gpt.length, gpt.layers, gpt.heads, gpt.width = 128, 256, 6, 8, 512
+    gpt.softcap, gpt.embedding_norm, gpt.rope_rounded = 15.0, True, True
+
+
+def _learned(config: Experiment) -> None:
+    """Tokens of a run of configs/microchat_tokenizer.py, after its --job=tokenize."""
+    config.data.tokenizer, config.task.gpt.vocabulary = Saved(), 512
+
+
+def _muon(config: Experiment) -> None:
+    config.optim.muon_rules = MUON_RULES
+
+
+def _simulated(config: Experiment) -> None:
+    """Minutes on two cores: six simulated stocks of 1,000 days."""
+    _simulate(config, SimulatedTokenData, days=1000)
+    config.data.split = Split(train_end='2020-06-30', valid_end='2021-03-31', purge_days=0, embargo_days=0)
+    config.data.context, config.data.horizons = 32, (1, 5, 10)
+
+
+def _planted(config: Experiment) -> None:
+    """Returns in which only two tokens together tell of the next (see PlantedTokenData)."""
+    _simulate(config, PlantedTokenData)
+    config.data.split = Split(train_end='2025-06-30', valid_end='2026-12-31', purge_days=0, embargo_days=0)
+    config.data.context, config.data.horizons, config.data.eval_stride = 16, (1, 4), 4
+    config.task.gpt.vocabulary, config.task.gpt.layers, config.task.gpt.width = config.data.states, 2, 64
+    config.task.gpt.dropout = 0.0
+
+
+def _tiny(config: Experiment) -> None:
+    """Seconds on two cores: 200 days of three stocks, 32 tokens, two layers of 32."""
+    _simulate(config, SimulatedTokenData, days=200, simulated_assets=3)
+    config.data.split = Split(train_end='2018-05-31', valid_end='2018-07-31', purge_days=0, embargo_days=0)
+    config.data.tokenizer.returns, config.data.tokenizer.ranges = 8, 4
+    config.data.length, config.data.context, config.data.horizons = 24, 12, (1, 4)
+    config.data.batch_rows, config.data.stride, config.data.eval_stride = 8, 1, 2
+    gpt = config.task.gpt
+    gpt.vocabulary, gpt.length, gpt.layers, gpt.heads, gpt.kv_heads, gpt.width = 32, 32, 2, 4, 2, 64
+    gpt.dropout = 0.0
+    config.task.paths, config.task.valid_paths, config.task.group = 16, 8, 16
+    config.task.reward, config.task.kl_weight = 'token_acc', 0.0
+    config.init_from, config.train.budget = '', ''
+    config.optim.learning_rate, config.optim.warmup_steps, config.optim.weight_decay = 1e-2, 2, 0.0
+    config.train.steps, config.train.eval_every, config.train.save_every, config.train.log_every = 60, 30, 10, 1
+    config.train.patience = 0
+    config.evaluate.draws = 200
+
+
+def _simulate(config: Experiment, kind: type, **sizes) -> None:
+    fields = {f.name: getattr(config.data, f.name) for f in dataclasses.fields(TokenData)}
+    config.data = kind(**fields, **sizes)
+    config.data.path, config.data.assets = '', ()
+
+
+_VARIANTS = {
+    'compat': _compat,
+    'readme': _readme,
+    'learned': _learned,
+    'muon': _muon,
+    'simulated': _simulated,
+    'planted': _planted,
+    'tiny': _tiny,
+}
