@@ -24,6 +24,7 @@ PRICES = ('open', 'high', 'low', 'close')
 TIMES = ('date', 'datetime', 'timestamp', 'timestamps', 'time')
 NAMES = ('symbol', 'ticker', 'name')
 ADJUSTED = ('adj close', 'adjusted close', 'adjclose')
+SPLITS = ('split ratio', 'stock splits')
 NINJA = ('time', 'open', 'high', 'low', 'close', 'volume')
 _ISO = (
     r'^(?P<stamp>\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)?)'
@@ -43,7 +44,8 @@ class Columns(NamedTuple):
     id: str
     row: np.ndarray
     time: np.ndarray  # datetime64[ns] [N]
-    values: dict[str, np.ndarray]  # open, high, low, close; volume, adjusted where given: float64 [N], NaN = no value
+    # open, high, low, close; where given volume, adjusted (the close) and split (its ratio; 0 or 1 = none).
+    values: dict[str, np.ndarray]  # float64 [N], NaN = no value
 
 
 def read_columns(path: Path) -> list[Columns]:
@@ -80,6 +82,8 @@ def from_table(table: pa.Table, file: Path | str = 'the table') -> list[Columns]
     wanted = {n: names[n] for n in (*PRICES, 'volume') if n in names}
     if adjusted := next((names[n] for n in ADJUSTED if n in names), None):
         wanted['adjusted'] = adjusted
+    if split := next((names[n] for n in SPLITS if n in names), None):
+        wanted['split'] = split
     values = {n: _read_numbers(table[given], file, given) for n, given in wanted.items()}
     rows = np.arange(table.num_rows)
     asset = next((names[n] for n in NAMES if n in names), None)

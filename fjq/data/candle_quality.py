@@ -12,6 +12,7 @@ ACTIONS = ('refuse', 'repair', 'drop')
 ROUNDING = 1e-6  # of a price: an open above its high by less is an artefact of adjusting, and clipped
 RATIOS = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)  # shares for one in a split, or one for so many
 SPLIT_ERROR = 0.05  # log distance from a ratio that a split and the night's own move may leave
+STATED_ERROR = 0.3  # the same where the file says that there was a split by this ratio
 QUIET = 10.0  # a split jump is so many times the median move
 WORDS = {
     'price': 'a price is zero, negative or absent',
@@ -98,7 +99,7 @@ def check(time: np.ndarray, values: dict[str, np.ndarray], row: np.ndarray, sett
     prices = [values[n] for n in PRICES]
     values |= {'high': np.maximum.reduce(prices), 'low': np.minimum.reduce(prices)}
     if settings.splits:
-        ratio = find_splits(values['open'], values['close'])
+        ratio = find_splits(values['open'], values['close'], values.get('split'))
         if found('split', ratio != 1):
             if settings.quality == 'drop':
                 keep(np.arange(len(time)) >= np.flatnonzero(ratio != 1)[-1])
@@ -115,11 +116,15 @@ def check(time: np.ndarray, values: dict[str, np.ndarray], row: np.ndarray, sett
     return Checked(time, values, faults)
 
 
-def find_splits(open_: np.ndarray, close: np.ndarray) -> np.ndarray:
+def find_splits(open_: np.ndarray, close: np.ndarray, stated: np.ndarray | None = None) -> np.ndarray:
     """[N] the factor by which a split changed the price between candles t - 1 and t; 1.0 where none did.
 
     A jump counts where it lies near the ratio of a split and is far beyond the median move; it is the move from close
     to open, which a crash within a session is not.
+
+    Args:
+      stated: [N] shares for one, as the file says; 0, 1 or NaN = none. Most files say so of prices that are adjusted
+        already: without the jump there is nothing to do.
     """
     out = np.ones(len(close))
     if len(close) < 3:
@@ -130,6 +135,10 @@ def find_splits(open_: np.ndarray, close: np.ndarray) -> np.ndarray:
     nearest = np.abs(jump[:, None] - logs[None]).argmin(1)
     is_split = (np.abs(jump - logs[nearest]) < SPLIT_ERROR) & (np.abs(jump) > QUIET * usual)
     out[1:] = np.where(is_split, np.exp(logs[nearest]), 1.0)
+    if stated is not None:
+        said = np.where(np.isfinite(stated) & (stated > 0), stated, 1.0)[1:]
+        jumped = (said != 1) & (np.abs(jump + np.log(said)) < np.minimum(STATED_ERROR, np.abs(jump)))
+        out[1:] = np.where(jumped, 1 / said, out[1:])
     return out
 
 
