@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-ROUNDING, SMALLEST, FARTHEST = 1e-6, 1e-12, 5.0  # as in fjq.nn.revin and fjq.models.migt
+ROUNDING, SMALLEST, FARTHEST, LONGEST = 1e-6, 1e-12, 5.0, 1000.0  # as in fjq.nn and fjq.models.migt
 
 
 def pinball_loss(quantiles_BxHxQ: Tensor, target_BxH: Tensor, levels: tuple[float, ...]) -> Tensor:
@@ -24,6 +24,11 @@ def pinball_loss(quantiles_BxHxQ: Tensor, target_BxH: Tensor, levels: tuple[floa
 def harmonics(place: Tensor, period: int, turns: Tensor) -> Tensor:
     angle = (place[..., None] * turns) * (2 * math.pi / period)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
+
+
+def waves(age: Tensor, width: int) -> Tensor:
+    phase = age[..., None] * LONGEST ** -torch.linspace(0, 1, width // 2, device=age.device)
+    return torch.stack([phase.sin(), phase.cos()], -1).flatten(-2)
 
 
 class RevIN(nn.Module):
@@ -75,18 +80,18 @@ class Time2Vec(nn.Module):
 
 
 class PositionalEncoding(nn.Module):
-    def __init__(self, width: int, dims: tuple[int, ...], bars_per_day: int, compat: bool):
+    def __init__(self, width: int, dims: tuple[int, ...], age_dim: int, bars_per_day: int, compat: bool):
         super().__init__()
         day, week, month, year = dims
-        self.dims, self.bars_per_day, self.compat = dims, bars_per_day, compat
+        self.dims, self.age_dim, self.bars_per_day, self.compat = dims, age_dim, bars_per_day, compat
         if compat:
             self.time_of_day = TimeOfDay(day)
         self.day_of_week = DayOfWeek(week)
         if compat:
             self.day_of_month, self.day_of_year = Time2Vec(month), Time2Vec(year)
-        self.projection = nn.Linear(sum(dims), width)
+        self.projection = nn.Linear(sum(dims) + age_dim, width)
 
-    def forward(self, bar_BxT: Tensor, weekday_B: Tensor, month_B: Tensor, year_B: Tensor) -> Tensor:
+    def forward(self, age_BxT: Tensor, bar_BxT: Tensor, weekday_B: Tensor, month_B: Tensor, year_B: Tensor) -> Tensor:
         turns = lambda dim: torch.arange(1, dim // 2 + 1, dtype=torch.float32, device=bar_BxT.device)
         day = harmonics(bar_BxT, self.bars_per_day, turns(self.dims[0]))
         if self.compat:
@@ -95,17 +100,16 @@ class PositionalEncoding(nn.Module):
             month = harmonics(month_B - 1, 31, turns(self.dims[2]))
             year = harmonics(year_B - 1, 366, turns(self.dims[3]))
         date = torch.cat([self.day_of_week.embedding(weekday_B), month, year], -1)
-        return self.projection(torch.cat([day, date[:, None].expand(*bar_BxT.shape, -1)], -1))
+        parts = [day, date[:, None].expand(*bar_BxT.shape, -1)]
+        parts += [waves(age_BxT, self.age_dim)] if self.age_dim else []
+        return self.projection(torch.cat(parts, -1))
 
 
 class InputEmbedding(nn.Module):
-    def __init__(self, variables: int, width: int, dims, bars_per_day: int, compat: bool):
+    def __init__(self, variables: int, width: int, *clock):
         super().__init__()
         self.variable_embed = VariableEmbedding(variables, width)
-        self.positional_encoding = PositionalEncoding(width, dims, bars_per_day, compat)
-
-    def forward(self, x_BxTxV: Tensor, *clock: Tensor) -> Tensor:
-        return self.variable_embed(x_BxTxV) + self.positional_encoding(*clock)[:, :, None]
+        self.positional_encoding = PositionalEncoding(width, *clock)
 
 
 class Block(nn.Module):
@@ -215,6 +219,7 @@ class MigtTvdt(nn.Module):
         quantiles: int = 7,
         head_hidden: int = 128,
         clock_dims: tuple[int, ...] = (32, 16, 16, 32),
+        age_dim: int = 0,
         bars_per_day: int = 288,
         dropout: float = 0.1,
         compat: bool = True,
@@ -224,7 +229,7 @@ class MigtTvdt(nn.Module):
         super().__init__()
         if compat:
             self.revin = RevIN(variables)
-        self.input_embedding = InputEmbedding(variables, width, clock_dims, bars_per_day, compat)
+        self.input_embedding = InputEmbedding(variables, width, clock_dims, age_dim, bars_per_day, compat)
         block = lambda: Block(width, heads, hidden, dropout)
         self.temporal_layers = nn.ModuleList(block() for _ in range(temporal_layers))
         self.temporal_aggregation = TemporalAggregation(width)
@@ -241,7 +246,9 @@ class MigtTvdt(nn.Module):
             x = self.revin(x_BxTxV)
         else:
             x, log_scale = standardize(x_BxTxV, mask_BxT, scale_B)
-        z_BxTxVxD = self.dropout(self.input_embedding(x, *clock))
+        age_BxT = mask_BxT.flip(1).cumsum(1).flip(1) - 1  # valid bars after each
+        clock_BxTxD = self.input_embedding.positional_encoding(age_BxT, *clock)
+        z_BxTxVxD = self.dropout(self.input_embedding.variable_embed(x) + clock_BxTxD[:, :, None])
         rows, _, variables, _ = z_BxTxVxD.shape
         z = z_BxTxVxD.transpose(1, 2).flatten(0, 1)
         mask = mask_BxT.repeat_interleave(variables, 0)
@@ -250,6 +257,9 @@ class MigtTvdt(nn.Module):
         x = self.temporal_aggregation(z, mask).unflatten(0, (rows, variables))
         if self.window_scale is not None:
             x = x + self.window_scale(log_scale)
+        if not self.compat:
+            now = (mask_BxT & (age_BxT == 0)).to(clock_BxTxD.dtype)  # one at the last valid bar
+            x = x + (clock_BxTxD * now[..., None]).sum(1)[:, None]
         for layer, gate in zip(self.variable_layers, self.gated_norms, strict=True):
             x = gate(x, layer(x))
         return self.quantile_head(self.output_pool(x.flatten(1)))

@@ -15,6 +15,7 @@ SMALL = Migt(
     variable_layers=1,
     head_hidden=8,
     clock_dims=(8, 4, 4, 4),
+    age_dim=8,
     dropout=0.0,
 )
 

@@ -49,6 +49,7 @@ class Migt:
     variable_layers: int = 2
     head_hidden: int = 128
     clock_dims: tuple[int, ...] = (32, 16, 16, 32)  # time of day, weekday, day of the month, day of the year
+    age_dim: int = 32  # how many bars ago, which the original does not tell; 0 = it either
     dropout: float = 0.1
     dtype: str = 'float32'  # of the blocks; normalisation, pooling, heads and loss stay float32
     remat: str = 'block'  # what the temporal blocks keep for the backward pass: none, dots, block or chunked
@@ -83,6 +84,8 @@ class Migt:
             )
         if len(self.clock_dims) != 4 or any(d < 2 or d % 2 for d in self.clock_dims):
             raise InputError(f'task.clock_dims is {self.clock_dims}', remedy='give four even widths')
+        if self.age_dim and (self.age_dim < 4 or self.age_dim % 2):
+            raise InputError(f'task.age_dim is {self.age_dim}', remedy='give an even width of 4 or more, or 0')
         if self.chunk_rows < 1:
             raise InputError(f'task.chunk_rows is {self.chunk_rows}', remedy='make it 1 or more')
         return MigtTask(self)
@@ -116,7 +119,12 @@ class Model(nnx.Module):
         draw = lambda: nnx.Param(jax.random.uniform(rngs.params(), (c.variables, c.width), minval=-1.0))
         self.variable = nnx.Dict(kernel=draw(), bias=draw())
         self.clock = ClockEncoding(
-            c.width, bars_per_day=c.bars_per_day, dims=tuple(c.clock_dims), learned=c.compat, rngs=rngs
+            c.width,
+            bars_per_day=c.bars_per_day,
+            dims=tuple(c.clock_dims),
+            age_dim=0 if c.compat else c.age_dim,
+            learned=c.compat,
+            rngs=rngs,
         )
         block = lambda dtype: Block(c.width, c.heads, c.hidden, c.dropout, dtype=dtype, rngs=rngs)
         self.temporal_layers = stack_layers(c.temporal_layers, lambda: block(dtype))
@@ -133,9 +141,13 @@ class Model(nnx.Module):
         """Quantiles [B, H, Q]: in units of scale sqrt(h), or with `compat` of the target."""
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         x_BxTxV, scale_BxVx2 = self.normalize(batch)
-        pooled_BxVxD = self.encode(x_BxTxV, self.read_clock(batch), batch['length'], keys[0])
+        clock_BxTxD, length_B = self.read_clock(batch), batch['length']
+        pooled_BxVxD = self.encode(x_BxTxV, clock_BxTxD, length_B, keys[0])
         if self.window_scale is not None:
             pooled_BxVxD = pooled_BxVxD + self.window_scale(scale_BxVx2)
+        if not self.config.compat:  # the forecast's own time
+            now_BxD = jnp.take_along_axis(clock_BxTxD, jnp.maximum(length_B - 1, 0)[:, None, None], axis=1)[:, 0]
+            pooled_BxVxD = pooled_BxVxD + jnp.where(length_B[:, None] > 0, now_BxD, 0)[:, None]
         readout_BxD = self.read_out(self.mix_variables(pooled_BxVxD, keys[1]))
         return self.heads(dropout(readout_BxD, self.config.dropout, keys[2]))
 
@@ -152,7 +164,7 @@ class Model(nnx.Module):
 
     def read_clock(self, batch: Batch):
         """The vector of every slot's time [B, T, D]."""
-        return self.clock(*(batch[n] for n in ('bar_in_day', 'day_of_week', 'day_of_month', 'day_of_year')))
+        return self.clock(*(batch[n] for n in ('bar_in_day', 'day_of_week', 'day_of_month', 'day_of_year', 'length')))
 
     def encode(self, x_BxTxV, clock_BxTxD, length_B, key=None):
         """Normalised windows -> one vector a variable [B, V, D], float32.

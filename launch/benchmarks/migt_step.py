@@ -138,6 +138,7 @@ def make_twin(config, state, remat: bool):
         quantiles=len(c.levels),
         head_hidden=c.head_hidden,
         clock_dims=c.clock_dims,
+        age_dim=0 if c.compat else c.age_dim,
         bars_per_day=c.bars_per_day,
         dropout=c.dropout,
         compat=c.compat,

@@ -67,6 +67,7 @@ def twin(config, params, extra):
         len(c.levels),
         c.head_hidden,
         c.clock_dims,
+        0 if c.compat else c.age_dim,
         c.bars_per_day,
         c.dropout,
         c.compat,

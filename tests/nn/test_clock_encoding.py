@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from fjq.bridge import Pure
-from fjq.nn.clock_encoding import ClockEncoding, Time2Vec, harmonics
+from fjq.nn.clock_encoding import ClockEncoding, Time2Vec, harmonics, waves
 
 
 def test_harmonics_are_sines_and_cosines_of_whole_turns():
@@ -24,9 +24,11 @@ def test_the_published_distances():
 
 
 def encode(learned, bar, weekday, month, year):
-    pure = Pure(lambda rngs: ClockEncoding(6, bars_per_day=48, dims=(8, 4, 6, 6), learned=learned, rngs=rngs))
+    pure = Pure(
+        lambda rngs: ClockEncoding(6, bars_per_day=48, dims=(8, 4, 6, 6), age_dim=0, learned=learned, rngs=rngs)
+    )
     params, _ = pure.init(jax.random.key(0))
-    arrays = [np.array(x, np.int32) for x in (bar, weekday, month, year)]
+    arrays = [np.array(x, np.int32) for x in (bar, weekday, month, year, [2])]
     return np.asarray(pure.apply(params, {}, lambda m: m(*arrays))[0])
 
 
@@ -55,3 +57,27 @@ def test_time2vec_is_all_but_constant_at_first():
     params, _ = pure.init(jax.random.key(0))
     got = pure.apply(params, {}, lambda m: m(np.array([1, 366])))[0]
     assert np.abs(np.asarray(got)[1] - np.asarray(got)[0]).max() < 0.4
+
+
+def test_a_window_of_a_day_has_an_order_by_age_alone():
+    """Bars turned round by half a day hold the same times of day; only their ages tell which one is the last."""
+    bars = np.arange(48)[None] % 48
+    date = [np.array([k], np.int32) for k in (1, 2, 3, 48)]
+    for age_dim, same in ((0, True), (8, False)):
+        pure = Pure(
+            lambda rngs, n=age_dim: ClockEncoding(
+                6, bars_per_day=48, dims=(8, 4, 6, 6), age_dim=n, learned=False, rngs=rngs
+            )
+        )
+        params, _ = pure.init(jax.random.key(0))
+        one, other = (
+            np.asarray(pure.apply(params, {}, lambda m, b=b: m(b, *date))[0]) for b in (bars, np.roll(bars, 24, 1))
+        )
+        assert np.allclose(np.roll(one, 24, 1), other, atol=1e-5) == same
+
+
+def test_ages_are_told_apart_near_and_far():
+    got = np.asarray(waves(np.array([0, 1, 2, 200, 210]), 32), np.float64)
+    apart = np.linalg.norm(got[:, None] - got[None], axis=-1)
+    assert (apart[~np.eye(5, dtype=bool)] > 0.3).all()
+    np.testing.assert_allclose(got[0], np.tile([0, 1], 16), atol=1e-7)
