@@ -1,0 +1,85 @@
+"""Coverage against counting."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from study_rows import LEVELS, make_judged, make_rows
+
+from fjq import compare
+from fjq.studies.coverage import Coverage, qice
+from fjq.studies.thinning import thin
+
+
+def test_every_figure_is_a_count():
+    bars, rows, volatility = make_rows()
+    mask = rows['valid'].copy()
+    mask[100:110, 1] = False
+    judged = [make_judged('model', volatility), make_judged('narrow', volatility, 0.5)]
+    study = Coverage().run(None, bars, 'test', judged, rows, mask)
+    lines = {(x['horizon'], x['forecaster']): x for x in study.tables['Central intervals']}
+    for j in judged:
+        values = np.asarray(j.law.values)
+        for h, horizon in enumerate((1, 4)):
+            line, keep = lines[str(horizon), j.name], mask[:, h]
+            y, q = rows['target'][keep, h], values[keep, h]
+            inside = (y >= q[:, 1]) & (y <= q[:, 5])
+            assert line['rows'] == keep.sum() and line['coverage 80%'] == pytest.approx(inside.mean())
+            assert line['width 80%'] == pytest.approx((q[:, 5] - q[:, 1]).mean(), rel=1e-5)
+            edges = np.concatenate([np.full((len(y), 1), -9), q, np.full((len(y), 1), 9)], 1)
+            shares = [((y > edges[:, i]) & (y <= edges[:, i + 1])).mean() for i in range(8)]
+            assert line['QICE'] == pytest.approx(np.mean(np.abs(shares - np.diff([0, *LEVELS, 1]))), abs=1e-9)
+            free = thin(rows, mask, h)
+            whole = (rows['target'][:, h] >= values[:, h, 1]) & (rows['target'][:, h] <= values[:, h, 5])
+            assert line['independent'] == len(free)
+            assert line['p Kupiec'] == pytest.approx(float(compare.kupiec(whole[free], 0.8).p))
+            assert line['p Christoffersen'] == pytest.approx(float(compare.christoffersen(whole[free], 0.8).p))
+    assert lines['1', 'model']['p Kupiec'] > 0.01 > 1e-4 > lines['1', 'narrow']['p Kupiec']
+    assert lines['1', 'model']['p PIT'] > 0.01 > 1e-4 > lines['1', 'narrow']['p PIT']
+    assert study.sentences == ['The 80% interval of model covers within 2.0% of that at every horizon.'] or (
+        'off by more than' in study.sentences[0]
+    )
+
+
+def test_parts_are_counted_apart():
+    bars, rows, volatility = make_rows()
+    study = Coverage().run(None, bars, 'test', [make_judged('model', volatility)], rows, rows['valid'])
+    hours = study.tables['80% intervals of model by hour']
+    assert [x['hour'] for x in hours] == list(range(24)) and sum(x['rows'] for x in hours) == 800
+    here = rows['hour'] == 3
+    values = np.asarray(make_judged('model', volatility).law.values)
+    inside = (rows['target'] >= values[..., 1]) & (rows['target'] <= values[..., 5])
+    assert hours[3]['coverage 4'] == pytest.approx(inside[here, 1].mean())
+    terciles = study.tables['80% intervals by volatility']
+    assert [x['volatility'] for x in terciles] == ['calm', 'middle', 'wild']
+    assert terciles[0]['width 1'] < terciles[1]['width 1'] < terciles[2]['width 1']
+    order = np.argsort(volatility)
+    assert terciles[2]['width 1'] == pytest.approx(2 * stats.norm.ppf(0.9) * volatility[order][-267:].mean(), rel=0.02)
+    assert {c.title for c in study.charts} == {'Reliability', 'Width by hour'}
+    without = {k: v for k, v in rows.items() if k not in ('hour', 'scale')}
+    again = Coverage().run(None, bars, 'test', [make_judged('model', volatility)], without, rows['valid'])
+    assert {c.title for c in again.charts} == {'Reliability'}
+    assert again.tables['80% intervals by volatility'][2]['width 1'] == pytest.approx(terciles[2]['width 1'], rel=0.01)
+
+
+def test_a_collapsed_model_is_named():
+    bars, rows, volatility = make_rows()
+    study = Coverage().run(None, bars, 'test', [make_judged('model', volatility, 1e-3)], rows, rows['valid'])
+    assert 'off by more than 2.0%: it covers 0.' in study.sentences[0] and 'horizon 4' in study.sentences[0]
+
+
+def test_thinned_rows_follow_one_another():
+    _, rows, _ = make_rows(40)
+    both = {k: v if k == 'horizon' else np.concatenate([v, v]) for k, v in rows.items()}
+    both['id'] = np.repeat(['a', 'b'], 40)
+    mask = both['valid'].copy()
+    mask[2, 1] = mask[4, 1] = False
+    assert thin(both, mask, 1).tolist() == [0, 5, 9, 13, 17, 21, 25, 29, 33, 37, *range(40, 80, 4)]
+    assert thin({k: v for k, v in both.items() if k != 'label_end'}, mask, 1).size == 0
+
+
+def test_qice_of_perfect_quantiles_is_zero():
+    target = (np.arange(100) + 0.5) / 100
+    assert qice(np.tile(LEVELS, (100, 1)), target, LEVELS) == pytest.approx(0, abs=1e-12)
+    # all mass beyond the upper quantile: every share is off
+    expected = np.mean([*np.diff([0, *LEVELS]), 0.95])
+    assert qice(np.tile(LEVELS, (100, 1)), target + 5, LEVELS) == pytest.approx(expected)
