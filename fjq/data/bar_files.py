@@ -1,0 +1,197 @@
+"""Files of bars of any common vendor, read by name: what is in them, verified, as bars of one instrument.
+
+  datetime,open,high,low,close,volume[,symbol]    most vendors, and K-lines (`timestamps`)
+  2010-01-04 09:30:00,112.3,112.4,112.2,112.4,99  FirstRate: no header
+  20110103 090100;126.35;126.39;126.35;126.39;99  NinjaTrader: no header, UTC, stamped at the end of the bar
+  ts_event,...,instrument_id,open,...,symbol      Databento ohlcv: prices as such or as integers of 1e-9
+  ticker,volume,open,...,window_start,...         Polygon aggregates: ns since 1970 UTC
+
+and parquet of any of these.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from fjq.config import nearest
+from fjq.data import source
+from fjq.data.bars import FIELDS, Bars, check_order, check_values, find_length
+from fjq.data.candle_columns import read_times
+from fjq.data.contracts import Quotes, join_contracts, sort_contracts
+from fjq.data.sessions import find_zone, to_instants
+from fjq.errors import InputError
+from fjq.log import say
+
+TIMES = ('ts_event', 'window_start', 'datetime', 'timestamps', 'timestamp', 'time', 'date')  # in this order
+SYMBOLS = ('symbol', 'ticker')
+STAMPS = ('auto', 'start', 'end')
+NAMELESS = ('time', *FIELDS)
+FIXED_POINT = 1e-9  # unit of Databento's integer prices
+ABSENT = 2**63 - 1  # Databento's price that is none
+_COMPACT = r'^\d{8} \d{6}$'
+_OFFSET = r'\d{2}:\d{2}.*(Z|UTC|[+-]\d{2}:?\d{2})$'
+
+
+@dataclasses.dataclass(kw_only=True)
+class BarFile:
+    """A file of bars and how its stamps are meant."""
+
+    path: str = ''  # .csv, .csv.gz, .txt or .parquet
+    symbol: str = ''  # the one to read; '' = the only one there
+    timezone: str = 'America/New_York'  # of the exchange: its midnight, its weekday, its hours
+    stamp_zone: str = ''  # of stamps without an offset, where it is another; '' = `timezone`
+    stamps: str = 'auto'  # whether a stamp is the 'start' or 'end' of its bar; 'auto' = end for NinjaTrader, else start
+    contracts: str = 'instrument_id'  # column of futures contract ids, where the file has it; '' = none
+
+    def read(self) -> Bars:
+        """The bars of the file.
+
+        Raises:
+          InputError: what is wrong with the file, its first bad row, or a setting.
+        """
+        if not self.path:
+            raise InputError('no file is named', column='path', remedy='name a file of bars')
+        path = Path(self.path)
+        head = _first_line(path)
+        if head[:1].isdigit():
+            return self._make(*_read_nameless(path, head), file=path)
+        return self._make(source.read_columns(path, source.column_names(path)), '', file=path)
+
+    def from_table(self, table: pa.Table) -> Bars:
+        """The bars of a table in memory with named columns."""
+        return self._make(table, '', file='the table')
+
+    def _make(self, table: pa.Table, vendor: str, file: Path | str) -> Bars:
+        if self.stamps not in STAMPS:
+            raise InputError(f'unknown choice {self.stamps!r}', column='stamps', remedy='choose ' + ', '.join(STAMPS))
+        names = {name.lower().strip(): name for name in reversed(table.column_names)}
+        time = next((names[t] for t in TIMES if t in names), None)
+        if time is None:
+            has = 'the columns are ' + ', '.join(table.column_names[:30])
+            raise InputError(f'no column is a time ({", ".join(TIMES)})', file=file, remedy=has)
+        table, rows, name = self._select(table, names, file)
+        if not table.num_rows:
+            raise InputError('it holds no bar', file=file, remedy='give a file with rows')
+        zone = 'UTC' if vendor == 'ninja' else self.stamp_zone or self.timezone
+        stamps = _instants(table[time], file, time, zone)
+        values = {field: _numbers(table, names, field, file) for field in FIELDS}
+        if time.lower() == 'ts_event' and all(pa.types.is_integer(table[names[f]].type) for f in FIELDS[:4]):
+            values |= {f: np.where(values[f] < ABSENT, values[f] * FIXED_POINT, np.nan) for f in FIELDS[:4]}
+        check_values(values, rows, file)
+        contracts = names.get(self.contracts.lower()) if self.contracts else None
+        quotes = Quotes(stamps, _codes(table, contracts, file), rows, values)
+        if contracts is None:
+            check_order(stamps, rows, file, time)
+        else:
+            quotes = sort_contracts(quotes, file, time)
+        length = find_length(np.unique(quotes.time), quotes.row, file, time)
+        joined, rolls = join_contracts(quotes)
+        if rolls:
+            bridged = sum(roll.bridged for roll in rolls)
+            say(f'{Path(file).name}: {len(rolls)} rolls, {bridged} adjusted by both contracts at one instant')
+        at_end = self.stamps == 'end' or (self.stamps == 'auto' and vendor == 'ninja')
+        start = joined.time - (length if at_end else 0)
+        columns = {field: joined.values[field] for field in FIELDS}
+        return Bars(id=name, time=start, piece=joined.piece, length=length, **columns)
+
+    def _select(self, table: pa.Table, names: dict[str, str], file) -> tuple[pa.Table, np.ndarray, str]:
+        """The rows of the symbol, their places in the file, and its name."""
+        rows = np.arange(table.num_rows)
+        column = next((names[s] for s in SYMBOLS if s in names and s != self.contracts.lower()), None)
+        if column is None:
+            return table, rows, self.symbol or (Path(file).name.split('.')[0] if file != 'the table' else 'table')
+        given = table[column].cast(pa.string())
+        found = [str(s) for s in pc.unique(given).to_pylist()]
+        if not self.symbol and len(found) > 1:
+            other = int(np.argmax(pc.not_equal(given, found[0]).to_numpy()))
+            raise InputError(
+                f'{len(found)} symbols, {", ".join(found[:4])} among them',
+                file=file,
+                column=column,
+                row=other,
+                remedy='set --config.data.symbol to one of them',
+            )
+        name = self.symbol or (found[0] if found else '')
+        if name not in found:
+            raise InputError(f'no bar of {name!r}', file=file, column=column, remedy=nearest(name, found))
+        kept = np.flatnonzero(pc.equal(given, name).to_numpy())
+        return table.take(kept), rows[kept], name
+
+
+class _Text(NamedTuple):
+    table: pa.Table
+    vendor: str
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a text file; '' of any other, whose faults are told where it is read."""
+    if path.name.endswith('.parquet') or not path.is_file():
+        return ''
+    try:
+        with pa.input_stream(path) as stream:
+            return stream.read(2**12).decode('utf-8-sig', errors='replace').split('\n')[0].strip()
+    except (pa.ArrowException, OSError):
+        return ''
+
+
+def _read_nameless(path: Path, head: str) -> _Text:
+    delimiter = ';' if ';' in head else ','
+    count = head.count(delimiter) + 1
+    if count != len(NAMELESS):
+        raise InputError(
+            f'{count} columns and no header', file=path, remedy='name the columns in a first line, or give six'
+        )
+    try:
+        table = pacsv.read_csv(
+            path,
+            pacsv.ReadOptions(column_names=list(NAMELESS), use_threads=False),
+            pacsv.ParseOptions(delimiter=delimiter),
+            pacsv.ConvertOptions(column_types={'time': pa.string(), **dict.fromkeys(FIELDS, pa.float64())}),
+        )
+    except pa.ArrowException as e:
+        what = str(e).splitlines()[0].rstrip('.')
+        raise InputError(what, file=path, remedy='rows are time, open, high, low, close, volume') from e
+    ninja = delimiter == ';' and re.match(_COMPACT, head.split(';')[0])
+    return _Text(table, 'ninja' if ninja else '')
+
+
+def _numbers(table: pa.Table, names: dict[str, str], field: str, file) -> np.ndarray:
+    """float64 [N], NaN where there is none."""
+    if field not in names:
+        has = 'the columns are ' + ', '.join(table.column_names[:30])
+        raise InputError('no such column', file=file, column=field, remedy=has)
+    cast = source.cast_columns(table, {names[field]: 'number'}, (), file)
+    return cast[names[field]].fill_null(np.nan).to_numpy().astype(np.float64)
+
+
+def _instants(column: pa.ChunkedArray, file, name: str, zone: str) -> np.ndarray:
+    """ns since 1970 UTC [N]; stamps without an offset are of `zone`."""
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy()))
+        raise InputError('a missing value', file=file, column=name, row=row, remedy='correct or remove the row')
+    kind = column.type
+    time = read_times(column, file, name).astype('datetime64[ns]').astype(np.int64)
+    if pa.types.is_temporal(kind):
+        absolute = getattr(kind, 'tz', None) is not None
+    else:
+        first = str(column[0].as_py())
+        absolute = bool(re.search(_OFFSET, first) or re.match(r'^\d{9,}$', first))
+    return time if absolute else to_instants(time, find_zone(zone))
+
+
+def _codes(table: pa.Table, contracts: str | None, file) -> np.ndarray:
+    """The contract of every row as a number [N], in order of first appearance."""
+    if contracts is None:
+        return np.zeros(table.num_rows, np.int32)
+    column = table[contracts].combine_chunks()
+    if column.null_count:
+        raise InputError(
+            'a contract has no id', file=file, column=contracts, row=int(column.is_null().to_numpy(False).argmax())
+        )
+    return column.dictionary_encode().indices.to_numpy().astype(np.int32)

@@ -1,0 +1,36 @@
+"""The table of features of a file of bars, kept in the cache."""
+
+import hashlib
+import inspect
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from fjq.data import bar_features, sessions
+from fjq.data.bar_features import compute_features
+from fjq.data.bars import Bars
+from fjq.log import say
+
+
+def read_or_compute(cache: str | os.PathLike, bars: Bars, names: tuple[str, ...]) -> np.ndarray:
+    """The features of the bars, float32 [N, V], from the cache where equal bars had them by the same formulas."""
+    code = ''.join(inspect.getsource(module) for module in (bar_features, sessions))
+    key = hashlib.sha256('|'.join([bars.digest(), *names, code]).encode()).hexdigest()[:16]
+    path = Path(cache) / f'bar_features-{key}.npy'
+    if path.is_file():
+        try:
+            table = np.load(path, allow_pickle=False)
+            if table.shape == (len(bars), len(names)) and table.dtype == np.float32:
+                return table
+        except (OSError, ValueError, EOFError):
+            pass
+        say(f'{path} is damaged: the features are computed again')
+    table = compute_features(bars, names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f'.{uuid.uuid4().hex[:8]}.part')
+    with open(part, 'wb') as file:
+        np.save(file, table)
+    os.replace(part, path)
+    return table

@@ -1,0 +1,114 @@
+"""A continuous series of futures contracts: which one counts when, and what a roll does to prices.
+
+The contract of a day is the one that traded most on the day before, never an earlier one again. Where a file holds one
+contract at a time, as vendors' continuous series do, a roll is where its id changes. No return ever decides.
+
+At a roll every later price is divided by new close / old close of the last bar that both contracts have before it, so
+returns are those of a holder who rolled there; prices before a roll keep every bit, whatever comes later. Where no such
+bar is in the file the new contract is chained at its first open: the step between the contracts is nobody's return.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fjq.data.bars import PRICES
+from fjq.data.sessions import DAY
+from fjq.errors import InputError
+
+
+class Quotes(NamedTuple):
+    """Rows of one or more contracts: stamp (ns), contract (a number), row of the file [N]; values of the bar."""
+
+    time: np.ndarray
+    contract: np.ndarray
+    row: np.ndarray
+    values: dict[str, np.ndarray]
+
+    def take(self, places: np.ndarray) -> 'Quotes':
+        """The rows at `places`."""
+        values = {name: column[places] for name, column in self.values.items()}
+        return Quotes(self.time[places], self.contract[places], self.row[places], values)
+
+
+class Joined(NamedTuple):
+    """One bar a stamp: time, the number of rolls before it (`piece`) [N], and adjusted values."""
+
+    time: np.ndarray
+    piece: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+class Roll(NamedTuple):
+    """factor: what later prices are divided by; bridged: whether both contracts traded at one instant before."""
+
+    time: int
+    factor: float
+    bridged: bool
+
+
+def sort_contracts(quotes: Quotes, file, column: str) -> Quotes:
+    """The rows by time.
+
+    Raises:
+      InputError: a contract's stamps do not ascend.
+    """
+    order = np.lexsort((np.arange(len(quotes.time)), quotes.contract))
+    step, same = np.diff(quotes.time[order]), np.diff(quotes.contract[order]) == 0
+    if (bad := same & (step <= 0)).any():
+        row = quotes.row[order[int(bad.argmax()) + 1]]
+        what = 'the stamp is not after that of the contract before it'
+        raise InputError(what, file=file, column=column, row=row, remedy='keep each bar once, in order of time')
+    return quotes.take(np.argsort(quotes.time, kind='stable'))
+
+
+def join_contracts(quotes: Quotes) -> tuple[Joined, list[Roll]]:
+    """One continuous series of rows that are in order of time."""
+    if not quotes.contract.any():
+        return Joined(quotes.time, np.zeros(len(quotes.time), np.int32), quotes.values), []
+    front = quotes.take(_choose(quotes))
+    starts = np.flatnonzero(np.diff(front.contract)) + 1
+    rolls, factor = [], 1.0
+    divisor = np.ones(len(front.time))
+    for i in starts:
+        ratio, bridged = _ratio(quotes, front, i)
+        factor *= ratio
+        divisor[i:] = factor
+        rolls.append(Roll(int(front.time[i]), ratio, bridged))
+    piece = np.zeros(len(front.time), np.int32)
+    piece[starts] = 1
+    values = {name: v / divisor if name in PRICES else v for name, v in front.values.items()}
+    return Joined(front.time, np.cumsum(piece, dtype=np.int32), values), rolls
+
+
+def _choose(quotes: Quotes) -> np.ndarray:
+    """Places of the rows of the contract that counts: at most one a stamp."""
+    if (np.diff(quotes.time) > 0).all():
+        return np.arange(len(quotes.time))
+    days, day = np.unique(quotes.time // DAY, return_inverse=True)
+    count = int(quotes.contract.max()) + 1
+    volume = np.bincount(day * count + quotes.contract, quotes.values['volume'], len(days) * count)
+    volume = volume.reshape(len(days), count)
+    left: set[int] = set()
+    now, chosen = int(quotes.contract[0]), []  # the first day has no day before it
+    for d in range(len(days)):
+        if d:
+            allowed = np.where([c in left for c in range(count)], -1.0, volume[d - 1])
+            best = int(allowed.argmax())
+            if allowed[best] > max(volume[d - 1, now], 0):
+                left.add(now)
+                now = best
+        chosen.append(now)
+    return np.flatnonzero(quotes.contract == np.array(chosen)[day])
+
+
+def _ratio(quotes: Quotes, front: Quotes, i: int) -> tuple[float, bool]:
+    """What new prices are divided by at a roll to row `i` of the front, and whether both contracts say so."""
+    old, new, moment = front.contract[i - 1], front.contract[i], front.time[i]
+    before = quotes.time < moment
+    ours, theirs = (np.flatnonzero(before & (quotes.contract == c)) for c in (old, new))
+    common, at_old, at_new = np.intersect1d(quotes.time[ours], quotes.time[theirs], return_indices=True)
+    close = quotes.values['close']
+    if len(common) and moment - common[-1] <= DAY:
+        return float(close[theirs[at_new[-1]]] / close[ours[at_old[-1]]]), True
+    return float(front.values['open'][i] / front.values['close'][i - 1]), False
