@@ -180,6 +180,10 @@ class TokenDataset:
         order = InOrder(np.arange(len(self._at(split))), self.config.batch_rows)
         return grain.MapDataset.source(self._forecasts(split, order, shard, 'none' if split == 'all' else 'future'))
 
+    def training_windows(self) -> int:
+        """Rows an epoch."""
+        return self._packed(0, Shard()).windows if self.config.layout == 'packed' else len(self._at('train'))
+
     def rows(self, split: str) -> dict[str, np.ndarray]:
         """id, time [N] (of the last candle of the context), scale [N] (the tokenizer's, of the next candle), target,
         valid, label_end [N, H], horizon [H] in candles. Targets are cumulative log returns of the closes."""

@@ -134,7 +134,7 @@ def path_table(paths: Paths) -> pa.Table:
     P, T = paths.tokens.shape
     columns = {
         'id': [paths.prompt.id] * (P * T),
-        'after': np.full(P * T, paths.prompt.time),
+        'after': np.full(P * T, paths.prompt.time.astype('datetime64[s]')),
         'path': np.repeat(np.arange(P), T),
         'step': np.tile(np.arange(1, T + 1), P),
         'token': paths.tokens.reshape(-1),
@@ -148,7 +148,7 @@ def quantile_table(paths: Paths) -> pa.Table:
     T = paths.tokens.shape[1]
     columns = {
         'id': [paths.prompt.id] * T,
-        'after': np.full(T, paths.prompt.time),
+        'after': np.full(T, paths.prompt.time.astype('datetime64[s]')),
         'step': np.arange(1, T + 1),
         'mean': paths.candles[..., 3].mean(0),
     }

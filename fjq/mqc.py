@@ -1,0 +1,301 @@
+"""mqc: the micro quant chat by short commands. Each is translated to `python -m fjq.launch ...`, printed, and run.
+
+    mqc quickstart [--csv FOLDER] [--asset A]     tokenizer, four stages, evaluation, paths and a report in one folder
+    mqc tokenize [--bins]                         tokens and their card: learned codes, or quantile bins
+    mqc train | stage1 | pretrain                 stage 1 on all assets
+    mqc midtrain | stage2, sft | stage3, rl | stage4     the later stages, each from the one before
+    mqc evaluate | eval | baseline                the test span beside Markov chains and other baselines
+    mqc generate | gen                            paths of candles after an asset's last ones, or after seed tokens
+    mqc predict, report, decode, validate         forecasts of every row; the page of a run; tokens back to candles
+    mqc chat                                      type an asset and a horizon, get a table of prices
+    mqc analyze | analysis                        use, entropy, patterns, transitions and outliers of tokens
+    mqc examples, download, help
+
+`mqc COMMAND --help` lists the flags of a command. Any field of a config is set by --config.FIELD=VALUE. A run is a
+folder: where the original had checkpoints/sft.pt it is checkpoints/sft.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fjq.config import from_json, nearest, to_dict
+from fjq.errors import InputError
+from fjq.mqc_flags import ALIASES, COMMANDS, SWITCHES, Flag
+
+STAGES = ('pretrain', 'midtrain', 'sft', 'rl')
+VARIANTS = ('', 'tiny', 'simulated', 'planted', 'learned', 'compat', 'readme')  # tried in turn to describe a run
+TOKENIZER_RUN = 'runs/microchat_tokenizer'
+JOBS = {'predict': 'forecast'}  # where the job has another name
+DOWNLOAD = (
+    'nothing is downloaded: put one CSV an asset into a folder (Date, Open, High, Low, Close, Volume, as Yahoo Finance '
+    'and others export it; the name of the file is the asset) and give the folder by --data'
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command. Returns the exit code: 0 done, 2 wrong input."""
+    try:
+        return _run(list(argv))
+    except InputError as e:
+        print(f'mqc: {e}', file=sys.stderr)
+        return 2
+
+
+def _run(argv: list[str]) -> int:
+    name = ALIASES.get(argv[0], argv[0]) if argv else 'help'
+    if name == 'help':
+        print(__doc__.strip())
+        return 0
+    if name == 'download':
+        raise InputError(DOWNLOAD)
+    if name not in COMMANDS:
+        raise InputError(f'there is no command {argv[0]!r}', remedy=nearest(argv[0], [*COMMANDS, *ALIASES, 'download']))
+    asked, rest = parse(name, argv[1:])
+    if asked.get('device') not in (None, 'auto'):
+        os.environ['JAX_PLATFORMS'] = asked['device']
+    if name == 'quickstart':
+        from fjq.mqc_quickstart import quickstart
+
+        return quickstart(
+            asked.get('csv', ''), asked.get('asset', ''), asked.get('out', ''), asked.get('rng_seed', '0')
+        )
+    return launch(translate(name, asked, rest))
+
+
+def launch(commands: list[list[str]]) -> int:
+    """Prints and runs commands one after the other, up to the first that fails."""
+    for words in commands:
+        print('python -m fjq.launch ' + shlex.join(words), flush=True)
+        if len(commands) > 1:
+            code = subprocess.run([sys.executable, '-m', 'fjq.launch', *words]).returncode
+        else:
+            from fjq import launch
+
+            sys.argv = ['fjq.launch', *words]  # ml_collections looks for overrides here
+            code = launch.main(sys.argv)
+        if code:
+            return code
+    return 0
+
+
+def parse(name: str, argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The values of a command's flags by the first spelling of each, and the --config.* flags as they are.
+
+    Raises:
+      InputError: an unknown flag, or one without its value.
+    """
+    parser = argparse.ArgumentParser(prog=f'mqc {name}', allow_abbrev=False, exit_on_error=False)
+    for flag in COMMANDS[name]:
+        kind = {'action': 'store_true'} if flag.names[0] in SWITCHES else {'metavar': 'X'}
+        parser.add_argument(*flag.names, dest=_key(flag), default=None, help=flag.text, **kind)
+    own = [word for word in argv if word.startswith('--config.') or word == '--fresh']
+    try:
+        asked, unknown = parser.parse_known_args([word for word in argv if word not in own])
+    except argparse.ArgumentError as e:
+        raise InputError(str(e), remedy=f'see mqc {name} --help') from e
+    if unknown:
+        known = [n for flag in COMMANDS[name] for n in flag.names]
+        raise InputError(f'mqc {name} has no flag {unknown[0]!r}', remedy=nearest(unknown[0].partition('=')[0], known))
+    return {k: v for k, v in vars(asked).items() if v is not None}, own
+
+
+def translate(name: str, asked: dict[str, str], rest: list[str]) -> list[list[str]]:
+    """A command with its flags -> the arguments of each `fjq.launch` that it means."""
+    if name == 'examples':
+        run = asked.get('out', 'runs/examples')
+        jobs = ('validate', 'analyze', 'train', 'evaluate', 'generate', 'report')
+        return [[f'--config={find_config("pretrain")}:tiny', f'--job={job}', f'--workdir={run}'] for job in jobs]
+    if name == 'tokenize' and 'bins' not in asked:
+        config = find_config('tokenizer', asked.get('preset', ''))
+        run = _folder(asked.get('out', TOKENIZER_RUN))
+        fields = _fields(name, asked, config) + rest
+        last = [w for w in fields if not w.startswith(('--config.train.', '--fresh'))]
+        base = [f'--config={config}', f'--workdir={run}']
+        return [[*base, *fields], [*base, '--job=tokenize', *last]]
+    if name == 'decode' and 'bins' not in asked:
+        run = _folder(asked.get('run', TOKENIZER_RUN))
+        config = find_config('tokenizer', asked.get('preset', ''))
+        return [[f'--config={config}', '--job=decode', f'--workdir={run}', *_fields(name, asked, config), *rest]]
+    if name in STAGES:
+        config = find_config(name, asked.get('preset', ''))
+        run = _folder(asked.get('out', f'runs/microchat_{name}'))
+        return [[f'--config={config}', f'--workdir={run}', *_fields(name, asked, config, run), *rest]]
+    run = _folder(asked.get('run', asked.get('out', 'runs/microchat_pretrain')))
+    config, as_trained = describe_run(run, asked.get('preset', ''))
+    fields = as_trained + _fields(name, asked, config, run) + rest
+    return [[f'--config={config}', f'--job={JOBS.get(name, name)}', f'--workdir={run}', *fields]]
+
+
+def find_config(stage: str, variant: str = '') -> str:
+    """configs/microchat_STAGE.py here or beside the package, with its variants."""
+    name = f'microchat_{stage}.py'
+    here = Path('configs') / name
+    file = here if here.is_file() else Path(__file__).resolve().parent.parent / 'configs' / name
+    return f'{file}:{variant}' if variant else str(file)
+
+
+def describe_run(run: str, variant: str) -> tuple[str, list[str]]:
+    """The config of a run, and flags for the fields of its data that were set otherwise.
+
+    A folder without a run gives the config of stage 1: data need no weights to be looked at.
+    """
+    path = Path(run) / 'config.json'
+    if not path.is_file():
+        return find_config('pretrain', variant), []
+    from fjq.launch import load_config
+
+    trained = from_json(path.read_text())
+    file = find_config(trained.name.removeprefix('microchat_'))
+    if not Path(file).is_file():
+        raise InputError(f'it is a run of {trained.name}, not of the micro quant chat', file=run)
+    for name in (variant,) if variant else VARIANTS:
+        changed = _differences(to_dict(load_config(file, name).data), to_dict(trained.data), 'data')
+        if changed is not None:
+            flags = [f'--config.{field}={_literal(value)}' for field, value in changed.items()]
+            return f'{file}:{name}' if name else file, flags
+    raise InputError('no preset has data like its own', file=run, remedy='name one by --preset')
+
+
+def _differences(base: Any, other: Any, path: str) -> dict[str, Any] | None:
+    """Fields that differ, by their dotted path; None where the types do."""
+    if not (isinstance(base, dict) and isinstance(other, dict)):
+        return {} if base == other else {path: other}
+    if base.get('type') != other.get('type'):
+        return None
+    out: dict[str, Any] = {}
+    for name in other:
+        part = _differences(base[name], other[name], f'{path}.{name}')
+        if part is None:
+            return None
+        out |= part
+    return out
+
+
+def _fields(name: str, asked: dict[str, str], config: str, run: str = '') -> list[str]:
+    """The --config.* flags of what was asked."""
+    out = {f.field: asked[_key(f)] for f in COMMANDS[name] if f.field and _key(f) in asked}
+    if 'init_from' in out:
+        out['init_from'] = _folder(out['init_from'])
+    if 'data.path' in out and out['data.path'].endswith('.txt'):
+        raise InputError(
+            'ids alone have no dates to be split by and no prices to be judged by',
+            file=out['data.path'],
+            remedy='give the folder of candles that they were made from',
+        )
+    if 'csv' in asked:
+        file = Path(asked['csv'])
+        out |= {'data.path': str(file.parent), 'data.assets': (_asset_of(file),)}
+    if 'asset' in asked:
+        names = tuple(asked['asset'].split(','))
+        out['data.generate.assets' if name in ('generate', 'chat') else 'data.assets'] = names
+    if 'seed' in asked:
+        words = asked['seed'].replace(',', ' ').split()
+        if not words or not all(word.isdigit() for word in words):
+            raise InputError(f'{asked["seed"]!r} are no tokens', file='--seed', remedy='give ids such as "80 81 83"')
+        out['data.generate.seed_tokens'] = tuple(map(int, words))
+    if 'seq_len' in asked and name in (*STAGES, 'validate'):
+        length = _number(asked, 'seq_len')
+        out |= {'data.length': length} | ({'task.gpt.length': length} if length > _default(config, 'length') else {})
+    if 'vocab' in asked:
+        out |= _vocabulary(_number(asked, 'vocab'), asked.get('preset', ''))
+    if 'horizon' in asked and name in STAGES:
+        horizon = _number(asked, 'horizon')
+        ahead = (*(h for h in (1, 8, 32) if h < horizon), horizon)
+        out |= {'data.horizons': ahead, 'task.horizons': ahead}
+    flags = [f'--config.{field}={_literal(value)}' for field, value in out.items()]
+    if 'epochs' in asked:
+        flags.append(f'--config.train.steps={count_updates(config, flags, _number(asked, "epochs"), run)}')
+    return flags
+
+
+def _vocabulary(tokens: int, preset: str) -> dict[str, int]:
+    """The model's vocabulary, and the bins that give it where tokens are bins."""
+    if {'learned', 'compat', 'readme'} & set(preset.split(',')):
+        return {'task.gpt.vocabulary': tokens}
+    ranges = 4 if tokens % 4 == 0 and tokens > 4 else 1
+    return {
+        'task.gpt.vocabulary': tokens,
+        'data.tokenizer.returns': tokens // ranges,
+        'data.tokenizer.ranges': ranges,
+    }
+
+
+def count_updates(config: str, flags: list[str], epochs: int, run: str) -> int:
+    """Updates of so many passes over the training windows, which only the data can tell."""
+    from ast import literal_eval
+
+    from fjq.launch import load_config
+    from fjq.run import cache_folder
+
+    file, _, variant = config.partition(':')
+    settings = load_config(file, variant)
+    for flag in flags:
+        path, _, value = flag.removeprefix('--config.').partition('=')
+        *parents, leaf = path.split('.')
+        holder = settings
+        for parent in parents:
+            holder = getattr(holder, parent)
+        setattr(holder, leaf, value if isinstance(getattr(holder, leaf), str) else literal_eval(value))
+    dataset = settings.data.open(cache_folder(settings, Path(run or 'runs')), settings.parallel)
+    if hasattr(dataset, 'training_windows'):
+        windows = dataset.training_windows()
+    else:  # of the tokenizer
+        c = settings.data
+        windows = sum(max(0, (int(mask.sum()) - c.window) // c.stride + 1) for mask in dataset.in_train)
+    return epochs * -(-windows // settings.data.batch_rows)
+
+
+def _asset_of(file: Path) -> str:
+    """The asset of a CSV."""
+    from fjq.data.candles import CandleFiles
+    from fjq.parallel import Parallel
+
+    if not file.is_file():
+        raise InputError('there is no such file', file=file, remedy='name the CSV of an asset')
+    return CandleFiles(path=str(file), quality='repair', splits=False).read(Parallel(workers=1))[0].id
+
+
+def _folder(path: str) -> str:
+    """A run folder; the original's X.pt is the folder X."""
+    if path.endswith('.pt') and Path(path).is_file():
+        raise InputError(
+            'this is a file of PyTorch',
+            file=path,
+            remedy='make a run of it by python -m interop.load, and name its folder',
+        )
+    return path.removesuffix('.pt')
+
+
+def _default(config: str, field: str) -> int:
+    from fjq.launch import load_config
+
+    file, _, variant = config.partition(':')
+    return getattr(load_config(file, variant).task.gpt, field)
+
+
+def _number(asked: dict[str, str], name: str) -> int:
+    if not asked[name].isdigit() or not int(asked[name]):
+        raise InputError(f'{asked[name]!r} is no number from 1 on', file=f'--{name.replace("_", "-")}')
+    return int(asked[name])
+
+
+def _literal(value: Any) -> str:
+    return repr(tuple(value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _key(flag: Flag) -> str:
+    return flag.names[0].lstrip('-').replace('-', '_')
+
+
+def entry() -> None:
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == '__main__':
+    entry()
