@@ -135,7 +135,7 @@ class MicrochatTask:
     def predict(self, params, extra, batch: Batch, key=None) -> Samples:
         """Cumulative log returns [B, H, paths]. A row's paths depend on its number and the key alone."""
         c = self.config
-        prompt, keys = self._prompt(batch), fold_rows(make_key(0, 'paths') if key is None else key, batch['row'])
+        prompt, keys = self._prompt(batch), fold_rows(jax.random.key(0) if key is None else key, batch['row'])
         ids = self.generate(params, prompt, keys, horizon=self.horizon, paths=c.paths, sampling=c.sampling)
         returns = path_returns(ids, batch['token_return'], batch['scale'], batch['scale_decay'])
         return Samples(jnp.moveaxis(add_up(returns, c.horizons), 1, 2))

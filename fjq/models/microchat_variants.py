@@ -76,17 +76,17 @@ def _planted(config: Experiment) -> None:
 
 
 def _tiny(config: Experiment) -> None:
-    """Seconds on two cores: 200 days of three stocks, 32 tokens, two layers of 32."""
-    _simulate(config, SimulatedTokenData, days=200, simulated_assets=3)
+    """Seconds on two cores: 330 days of three stocks, 32 tokens, two layers of 48."""
+    _simulate(config, SimulatedTokenData, days=330, simulated_assets=3)
     config.data.split = Split(train_end='2018-05-31', valid_end='2018-07-31', purge_days=0, embargo_days=0)
     config.data.tokenizer.returns, config.data.tokenizer.ranges = 8, 4
     config.data.length, config.data.context, config.data.horizons = 24, 12, (1, 4)
-    config.data.batch_rows, config.data.stride, config.data.eval_stride = 8, 1, 2
+    config.data.batch_rows, config.data.stride, config.data.eval_stride = 8, 1, 4
     gpt = config.task.gpt
-    gpt.vocabulary, gpt.length, gpt.layers, gpt.heads, gpt.kv_heads, gpt.width = 32, 32, 2, 4, 2, 64
+    gpt.vocabulary, gpt.length, gpt.layers, gpt.heads, gpt.kv_heads, gpt.width = 32, 32, 2, 4, 2, 48
     gpt.dropout = 0.0
     config.task.paths, config.task.valid_paths, config.task.group = 16, 8, 16
-    config.task.reward, config.task.kl_weight = 'token_acc', 0.0
+    config.task.reward, config.task.standardised, config.task.kl_weight = 'token_acc', True, 0.01
     config.init_from, config.train.budget = '', ''
     config.optim.learning_rate, config.optim.warmup_steps, config.optim.weight_decay = 1e-2, 2, 0.0
     config.train.steps, config.train.eval_every, config.train.save_every, config.train.log_every = 60, 30, 10, 1

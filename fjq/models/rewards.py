@@ -3,7 +3,7 @@
     token_acc    the share of candles whose token came
     proximity    1 - |id - id that came| / V, the mean over candles: for tokens ordered by return
     return_mse   minus the mean squared error of each candle's return, in squares of the row's unit
-    crps         by how much the group's CRPS would be worse without the path, at the horizons, in units
+    crps         by how much the group's CRPS would be worse without the path, less that CRPS; at the horizons, in units
     direction    the share of horizons at which the path has the sign that came
     pnl          what a trader who follows the path earns after costs, in units a candle
     sharpe       the same over its own deviation, not annualised
@@ -35,7 +35,8 @@ def return_mse(r: Rollouts, vocabulary: int, cost: float):
 
 
 def crps(r: Rollouts, vocabulary: int, cost: float):
-    """CRPS of the other paths less CRPS of all, both in the fair form (Ferro 2014)."""
+    """CRPS of the other paths less twice that of all, in the fair form (Ferro 2014): what the path adds to the group,
+    and for its level, which an advantage does not see, minus the group's CRPS."""
     x = jnp.moveaxis(r.ahead / r.unit[:, None, None], 1, 2)  # [R, H, P]
     paths = x.shape[-1]
     miss = jnp.abs(x - (r.target / r.unit[:, None])[..., None])
@@ -43,7 +44,7 @@ def crps(r: Rollouts, vocabulary: int, cost: float):
     sums = miss.sum(-1, keepdims=True), gaps.sum(-1, keepdims=True)
     fair = lambda miss, gaps, n: miss / n - gaps / (2 * n * (n - 1))
     gain = fair(sums[0] - miss, sums[1] - 2 * gaps, paths - 1) - fair(*sums, paths)
-    return _mean(jnp.moveaxis(gain, 1, 2), r.target_known)
+    return _mean(jnp.moveaxis(gain - fair(*sums, paths), 1, 2), r.target_known)
 
 
 def direction(r: Rollouts, vocabulary: int, cost: float):
