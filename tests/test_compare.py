@@ -200,3 +200,34 @@ def test_reliability():
     law = Quantiles((0.25, 0.5), np.float32([[[0, 1]], [[2, 3]]]))  # rows 2, horizons 1
     table = compare.reliability(law, [[0.5], [9.0]], (0.25, 0.5), mask=[[True], [False]])
     assert list(table['observed']) == [0, 1] and list(table['n']) == [1, 1]
+
+
+def test_overlap_is_counted_in_rows_of_all_series():
+    time = np.repeat(np.datetime64('2023-01-02') + np.arange(30), 2)  # two series
+    ends = time[:, None] + np.array([1, 5])
+    rows = {'time': time, 'label_end': ends, 'valid': np.ones((60, 2), bool)}
+    assert compare.count_overlap(rows) == [2, 10]
+    gap = rows | {'label_end': np.where(np.arange(60)[:, None] < 40, ends, np.datetime64('NaT'))}
+    gap['valid'] = np.isfinite(gap['label_end'])
+    assert compare.count_overlap(gap) == [2, 10]
+    with pytest.raises(InputError, match='no label_end'):
+        compare.count_overlap({'time': time, 'valid': rows['valid']})
+
+
+def test_rows_that_do_not_overlap():
+    time, ends = np.arange(12), np.arange(12) + 3
+    assert compare.non_overlapping(time, ends, np.ones(12, bool)).tolist() == [0, 3, 6, 9]
+    mask = np.isin(time, [1, 2, 4, 5, 11])
+    assert compare.non_overlapping(time, ends, mask).tolist() == [1, 4, 11]
+    assert compare.non_overlapping(time, ends, np.zeros(12, bool)).size == 0
+
+
+def test_pit_beyond_the_outer_quantiles_is_spread():
+    n = 4000
+    target = np.random.Generator(np.random.Philox(8)).standard_normal(n)
+    levels = (0.1, 0.25, 0.5, 0.75, 0.9)
+    law = Quantiles(levels, np.broadcast_to(st.norm.ppf(levels), (n, 5)))
+    u = compare.pit(law, target, seed=0)
+    outside = np.mean(u < 0.1), np.mean(u > 0.9)
+    assert outside == pytest.approx((0.1, 0.1), abs=0.015)
+    assert st.kstest(u[u < 0.1] * 10, 'uniform').pvalue > 0.01 < st.kstest(u[u > 0.9] * 10 - 9, 'uniform').pvalue

@@ -12,10 +12,12 @@ from scipy import stats
 from fjq import compare
 from fjq import evaluate as harness
 from fjq.baselines import Unavailable
+from fjq.calibration import SplitConformal
 from fjq.config import Evaluate, Experiment
 from fjq.errors import InputError
-from fjq.evaluate import conclude, dress_with_errors, evaluate, write
+from fjq.evaluate import conclude, dress_with_errors, evaluate, is_known, write
 from fjq.forecast import Point, Quantiles
+from fjq.studies import Chart, Study
 
 HORIZONS = (30, 5)  # not in order of size
 SIZES = {'train': 50, 'valid': 40, 'test': 60}
@@ -340,3 +342,93 @@ def test_what_is_written_is_strict_json_and_one_line_a_forecast(tmp_path):
     assert line['point'] == pytest.approx(data.guesses['test'][3, 1], rel=1e-6)  # as scored
     assert np.isnan(line['target']) and line['id'] == 'X' and line['q10'] < line['q50'] < line['q90']
     assert sorted(p.name for p in tmp_path.rglob('*') if p.is_file()) == ['evaluation.json', 'test.parquet']
+
+
+@dataclasses.dataclass(kw_only=True)
+class Wide(Fixed):
+    """The same with label ends, two rows a target."""
+
+    def rows(self, split):
+        rows = super().rows(split)
+        return rows | {'label_end': rows['time'][:, None] + np.array([2, 2])}
+
+
+class QuantileReader:
+    """In place of a trained model with intervals half as wide as they should be."""
+
+    step, calibration = 7, None
+
+    def predict(self, batch):
+        z = stats.norm.ppf(LEVELS)
+        return Quantiles(LEVELS, np.float32(batch['guess'][..., None] * np.exp(0.5 * 0.1 * z)))
+
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+
+
+def judge_quantiles(data, *baselines, **settings):
+    settings = {'loss': 'crps', 'overlap': 0, 'block': 0, 'draws': 200} | settings
+    config = Experiment(name='model', task=None, data=None, evaluate=Evaluate(baselines=baselines, **settings))
+    reader = QuantileReader()
+    return *evaluate(config, reader, data), reader
+
+
+def test_overlaps_may_be_counted():
+    data = make_data()
+    other = Known(name='other', forecasts=off_by(data, 0.3))
+    counted, _, _ = judge_quantiles(Wide(data.guesses, data.targets, data.valid), other)
+    given, _, _ = judge_quantiles(data, other, overlap=2, block=4)
+    assert counted == given
+    with pytest.raises(InputError, match='no label_end'):
+        judge_quantiles(data)
+
+
+def test_a_calibrated_model_stands_beside_its_raw_self():
+    data = make_data()
+    data = Wide(data.guesses, data.targets, data.valid)
+    findings, table, reader = judge_quantiles(data, calibration=SplitConformal())
+    assert list(findings['scores']) == ['model', 'model, raw'] and list(findings['differences']) == ['model, raw']
+    raw, ours = (findings['scores'][n]['coverage_80'] for n in ('model, raw', 'model'))
+    assert (np.abs(np.array(ours) - 0.8) < 0.15).all() and (np.array(raw) < 0.7).all()
+    assert reader.calibration.step == 7
+    law = Quantiles(LEVELS, np.array([[np.linspace(0.4, 0.6, 7)] * 2]))
+    one = {k: v if k == 'horizon' else v[:1] for k, v in data.rows('test').items()}
+    mine = table.filter(np.asarray(table['model']) == 'model')
+    gap = (mine['q90'].to_numpy() - mine['q10'].to_numpy()).mean()
+    beside = table.filter(np.asarray(table['model']) == 'model, raw')
+    assert gap > 1.5 * (beside['q90'].to_numpy() - beside['q10'].to_numpy()).mean()
+    assert np.ptp(reader.calibration.apply(law, one).values) > 0.2
+    changed = Wide(data.guesses, data.targets | {'test': data.targets['test'] * 2}, data.valid)
+    assert judge_quantiles(changed, calibration=SplitConformal())[2].calibration == reader.calibration
+    with pytest.raises(InputError, match=r'evaluate.split.*Use test'):
+        judge_quantiles(data, calibration=SplitConformal(), split='valid')
+
+
+@dataclasses.dataclass(kw_only=True)
+class Counting:
+    name: str = 'counting'
+
+    def run(self, trained, dataset, split, judged, rows, mask):
+        count = {'forecasters': len(judged), 'rows': np.int64(mask.sum()), 'split': split, 'unknown': np.nan}
+        return Study(
+            {'Counts': [count]}, [f'{mask.sum()} targets.'], [Chart('Rows', rows['time'], {'x': mask[:, 0] * 1.0})]
+        )
+
+
+def test_studies_are_run_said_and_written(tmp_path):
+    data = make_data()
+    findings, table = judge(data, Known(name='other', forecasts=off_by(data, 0.3)), studies=(Counting(),))
+    assert conclude(findings)[-1] == '118 targets.' and 'studies' not in judge(data)[0]
+    write(findings, table, tmp_path)
+    study = json.loads((tmp_path / 'evaluation.json').read_text(), parse_constant=pytest.fail)['studies']['counting']
+    assert study['tables'] == {'Counts': [{'forecasters': 2, 'rows': 118, 'split': 'test', 'unknown': None}]}
+    assert study['charts'][0]['x'][0] == '2022-07-22' and study['charts'][0]['lines'] == {'x': [1.0] * 60}
+
+
+def test_figures_that_nobody_has_are_known_as_such():
+    data = make_data(holes=False)
+    assert is_known(judge(data)[0], 'qlike')
+    for split, target in data.targets.items():
+        data.targets[split] = target - 0.5
+    findings, _ = judge(data, loss='mse')
+    assert not is_known(findings, 'qlike') and is_known(findings, 'mse')

@@ -212,3 +212,37 @@ def test_a_loss_below_zero_has_a_scale_too(loss, scale, monkeypatch):
     monkeypatch.setattr(plots, '_png', drawn.append)
     plots.plot_training([{'step': 1, 'loss': 2.0}, {'step': 2, 'loss': loss, 'valid/loss': 1.0}])
     assert drawn[0].axes[0].get_yscale() == scale
+
+
+def test_studies_are_shown(run):
+    chart = {'title': 'Reliability', 'x': [0.1, 0.9], 'lines': {'a': [0.2, 0.8], 'b': [None, 1.0], 'c': [0.1, 0.1]}}
+    chart |= {'xlabel': 'level', 'ylabel': 'share', 'bands': [['a', 'b']], 'diagonal': True}
+    times = {'title': 'Equity', 'x': ['2023-01-02', '2023-01-03'], 'lines': {'up': [0.0, 1.0]}}
+    times |= {'xlabel': '', 'ylabel': '', 'bands': [], 'diagonal': False}
+    lines = [{'forecaster': 'x|y', 'rows': 12, 'share': 0.25, 'small': 1.5e-4, 'absent': np.nan}]
+    study = {'tables': {'By hour': lines}, 'sentences': ['No edge after costs.'], 'charts': [chart, times]}
+    write(findings() | {'studies': {'backtest': study}}, forecasts(), run)
+    markdown, page = (p.read_text() for p in write_report(run))
+    assert '## Backtest\n\nNo edge after costs.\n\nBy hour:\n\n' in markdown
+    assert r'| x\|y | 12 | 0.2500 | 1.500e-04 | – |' in markdown
+    assert markdown.count('No edge after costs.') == 1
+    assert '![Reliability](report/' in markdown and 'alt="Equity"' in page
+
+
+def test_columns_that_nobody_has_are_left_out(run):
+    found = findings()
+    for scores in found['scores'].values():
+        scores['qlike'] = [np.nan] * 2
+    write(found, forecasts(), run)
+    markdown, _ = (p.read_text() for p in write_report(run))
+    assert 'qlike |' not in markdown and '| forecaster | huber_log1p |' in markdown
+
+
+def test_a_chart_shades_its_bands(monkeypatch):
+    from fjq.studies import Chart
+
+    kept = []
+    monkeypatch.setattr(plots, '_png', lambda figure: kept.append(figure) or b'')
+    plots.plot_chart(Chart('t', [1, 2], {'q10': [0, 1], 'q50': [1, 2], 'q90': [2, 3]}, bands=[('q10', 'q90')]))
+    (axis,) = kept[0].axes
+    assert [line.get_label() for line in axis.lines] == ['q50'] and len(axis.collections) == 1
