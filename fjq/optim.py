@@ -4,6 +4,7 @@ import contextlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 from optax.contrib import MuonDimensionNumbers
@@ -29,7 +30,7 @@ def make_schedule(config: Optim, steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: Optim, steps: int, params: Any) -> optax.GradientTransformation:
+def make_optimizer(config: Optim, steps: int, params: Any) -> optax.GradientTransformationExtraArgs:
     """AdamW (Loshchilov & Hutter, 2019) whose decay and rate are scaled leaf by leaf by the config's rules.
 
     Where `muon_rules` say 1, the direction is Muon's instead (Jordan, 2024): Nesterov momentum, orthogonalised over
@@ -38,6 +39,9 @@ def make_optimizer(config: Optim, steps: int, params: Any) -> optax.GradientTran
     Args:
       steps: updates over which the schedule runs.
       params: the parameters or their shapes; only paths are read.
+
+    Returns:
+      its `update` takes gradients of a sum with `scale`, 1 over what the sum is to be divided by.
 
     Raises:
       InputError: a rule that is malformed or a parameter without a rule.
@@ -48,12 +52,27 @@ def make_optimizer(config: Optim, steps: int, params: Any) -> optax.GradientTran
         raise InputError(f'optim.betas is {config.betas}', remedy='give two decays, as in (0.9, 0.999)')
     b1, b2 = config.betas
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        scale_and_clip(config.clip_norm),
         _direction(config, params, optax.scale_by_adam(b1=b1, b2=b2, eps=config.eps)),
         optax.stateless(lambda u, p: jax.tree.map(lambda u, p, d: u + config.weight_decay * d * p, u, p, decay)),
         optax.stateless(lambda u, _: jax.tree.map(lambda u, r: r * u, u, rate)),
         optax.scale_by_learning_rate(make_schedule(config, steps)),
     )
+
+
+def scale_and_clip(most: float) -> optax.GradientTransformationExtraArgs:
+    """Gradients times `scale`, an argument of `update`, and shrunk to the global norm `most`; 0 = as long as they are.
+
+    One factor, so that what follows reads the gradients once: scaled first and then clipped they would be written out
+    in between, a tenth of the training step of 18 M parameters on a CPU.
+    """
+
+    def update(grads, state, params=None, *, scale=1.0, **_):
+        norm = optax.tree.norm(grads) * scale
+        factor = scale * jnp.where(norm > most, most / norm, 1.0) if most else scale
+        return jax.tree.map(lambda g: g * factor, grads), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _direction(config: Optim, params: Any, adam: optax.GradientTransformation) -> optax.GradientTransformation:

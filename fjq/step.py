@@ -46,7 +46,7 @@ def split_micro(batch: Batch, count: int) -> Batch:
 
 
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, *, micro_batches: int, ema: float, seed: int
+    task: Task, optimizer: optax.GradientTransformationExtraArgs, *, micro_batches: int, ema: float, seed: int
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """One update from one batch, to be jitted with the state donated.
 
@@ -89,10 +89,9 @@ def make_train_step(
             batch = task.prepare(params, extra, batch, make_key(seed, 'prepare', state['step']))
         loss, grads = gradient(params, extra, batch, key)
         scale = 1.0 / jnp.maximum(loss.weight, 1e-30)
-        grads = jax.tree.map(lambda g: g * scale, grads)
-        norm = optax.tree.norm(grads)
+        norm = optax.tree.norm(grads) * scale
         ok = jnp.isfinite(loss.total) & jnp.isfinite(norm) & (loss.weight > 0)
-        updates, opt = optimizer.update(grads, state['opt'], params)
+        updates, opt = optimizer.update(grads, state['opt'], params, scale=scale)
         new_params = optax.apply_updates(params, updates)
         new = {'params': new_params, 'extra': loss.extra, 'opt': opt, 'ema': state['ema']}
         if ema:

@@ -10,14 +10,14 @@ import pytest
 from toy import Toy, ToyTask
 
 from fjq.config import Optim
-from fjq.optim import make_optimizer
+from fjq.optim import make_optimizer, scale_and_clip
 from fjq.step import best_params, init_state, make_eval_step, make_train_step, split_micro
 from fjq.task import Loss
 
 STEPS = 50
 KEY = jax.random.key(0)
 TOY = ToyTask(Toy())
-SGD = optax.sgd(0.1)
+SGD = optax.chain(scale_and_clip(0.0), optax.sgd(0.1))
 
 
 def batches(count, rows=16, seed=0):
