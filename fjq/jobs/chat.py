@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fjq.config import Experiment
 from fjq.errors import InputError
-from fjq.jobs.generate import LEVELS, Paths, continue_prompt, describe, find_prompts, read_options
+from fjq.jobs.generate import LEVELS, Paths, continue_prompts, describe, find_prompts, make_sampler, read_options
 from fjq.log import say
 from fjq.run import adopt_task, open_data
 from fjq.trained import Trained
@@ -18,7 +18,7 @@ def run(config: Experiment, workdir: Path) -> None:
     """Reads stdin to its end. What is typed wrong is said in a line, and the loop goes on."""
     config = adopt_task(config, workdir)
     dataset, options = open_data(config, workdir), read_options(config)
-    trained = Trained.load(workdir)
+    trained, samplers = Trained.load(workdir), {}
     names = [a.candles.id for a in dataset.assets]
     say(HELP.format(asset=names[0]))
     while True:
@@ -34,8 +34,9 @@ def run(config: Experiment, workdir: Path) -> None:
                 continue
             asset, horizon = read_question(words, names, options.horizon)
             asked = dataclasses.replace(options, assets=(asset,), seed_tokens=(), horizon=horizon)
-            (prompt,) = find_prompts(dataset, asked)
-            say(answer(continue_prompt(trained, dataset, prompt, asked, config.seed)))
+            prompts = find_prompts(dataset, asked)
+            sampler = samplers.setdefault(horizon, make_sampler(trained, asked))
+            say(answer(*continue_prompts(sampler, dataset, prompts, config.seed)))
         except InputError as e:
             say(e)
 

@@ -3,9 +3,12 @@
 import io
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -59,7 +62,8 @@ def run(config: Experiment, workdir: Path) -> None:
     dataset = open_data(config, workdir)
     options = read_options(config)
     trained = Trained.load(workdir)
-    everyone = [continue_prompt(trained, dataset, p, options, config.seed) for p in find_prompts(dataset, options)]
+    prompts = find_prompts(dataset, options)
+    everyone = continue_prompts(make_sampler(trained, options), dataset, prompts, config.seed)
     folder = workdir / 'generated'
     for name, tables in (('paths', map(path_table, everyone)), ('quantiles', map(quantile_table, everyone))):
         write_table(pa.concat_tables(list(tables)), folder / name)
@@ -112,21 +116,22 @@ def _prompt(asset, context: int, time: str) -> Prompt:
     return Prompt(candles.id, tokens, float(past[-1]), float(asset.scale[end]), candles.time[end - 1], past)
 
 
-def continue_prompt(trained: Trained, dataset: TokenDataset, prompt: Prompt, options: Generate, seed: int) -> Paths:
-    """Paths after a prompt. They depend on the seed and the prompt's name, and on no other prompt."""
+def make_sampler(trained: Trained, options: Generate) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """(prompts [R, C], keys [R]) -> ids [R, paths, horizon], compiled once for each shape."""
     sampling = Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-    key = make_key(seed, 'generate', zlib.crc32(prompt.id.encode()) & 0x7FFFFFFF)
-    ids = trained.task.generate(
-        trained.params,
-        prompt.tokens[None],
-        key[None],
-        horizon=options.horizon,
-        paths=options.paths,
-        sampling=sampling,
-    )
-    ids = np.asarray(ids[0])
-    start = np.full(len(ids), prompt.close), np.full(len(ids), prompt.scale)
-    return Paths(prompt, ids, dataset.tokenizer.decode(ids, *start))
+    asked = {'horizon': options.horizon, 'paths': options.paths, 'sampling': sampling}
+    return jax.jit(lambda prompts, keys: trained.task.generate(trained.params, prompts, keys, **asked))
+
+
+def continue_prompts(sampler: Callable, dataset: TokenDataset, prompts: list[Prompt], seed: int) -> list[Paths]:
+    """Paths after prompts of one length. They depend on the seed and the prompt's name, and on no other prompt."""
+    keys = jnp.stack([make_key(seed, 'generate', zlib.crc32(p.id.encode()) & 0x7FFFFFFF) for p in prompts])
+    ids_RxPxT = np.asarray(sampler(np.stack([p.tokens for p in prompts]), keys))
+    out = []
+    for prompt, ids in zip(prompts, ids_RxPxT, strict=True):
+        start = np.full(len(ids), prompt.close), np.full(len(ids), prompt.scale)
+        out.append(Paths(prompt, ids, dataset.tokenizer.decode(ids, *start)))
+    return out
 
 
 def path_table(paths: Paths) -> pa.Table:

@@ -1,0 +1,221 @@
+"""mqc only translates: every command and flag of the original, in every spelling, to the launch that it means."""
+
+import json
+
+import pytest
+
+from fjq import mqc
+from fjq.config import to_json
+from fjq.errors import InputError
+from fjq.launch import load_config
+from fjq.mqc_flags import ALIASES, COMMANDS
+
+
+def translated(*argv: str) -> list[list[str]]:
+    name = ALIASES.get(argv[0], argv[0])
+    return mqc.translate(name, *mqc.parse(name, list(argv[1:])))
+
+
+def only(*argv: str) -> list[str]:
+    (words,) = translated(*argv)
+    return words
+
+
+def fields(words: list[str]) -> dict[str, str]:
+    pairs = (word.removeprefix('--config.').partition('=') for word in words if word.startswith('--config.'))
+    return {name: value for name, _, value in pairs}
+
+
+ORIGINAL = {  # flags of the original, with a value and the field it sets
+    'pretrain': {
+        '--batch': ('32', 'data.batch_rows'),
+        '--batch_size': ('32', 'data.batch_rows'),
+        '--lr': ('5e-4', 'optim.learning_rate'),
+        '--learning_rate': ('5e-4', 'optim.learning_rate'),
+        '--data': ('x', 'data.path'),
+        '--data_file': ('x', 'data.path'),
+        '--seq-len': ('256', 'data.length'),
+        '--vocab': ('512', 'task.gpt.vocabulary'),
+        '--layers': ('4', 'task.gpt.layers'),
+        '--heads': ('4', 'task.gpt.heads'),
+        '--kv-heads': ('2', 'task.gpt.kv_heads'),
+        '--embd': ('256', 'task.gpt.width'),
+    },
+    'midtrain': {
+        '--in': ('runs/a', 'init_from'),
+        '--batch': ('8', 'data.batch_rows'),
+        '--seq-len': ('128', 'data.length'),
+    },
+    'sft': {'--context-len': ('128', 'data.context'), '--lr': ('5e-6', 'optim.learning_rate')},
+    'rl': {
+        '--steps': ('200', 'train.steps'),
+        '--batch-episodes': ('8', 'data.batch_rows'),
+        '--reward': ('proximity', 'task.reward'),
+        '--context-len': ('64', 'data.context'),
+        '--lr': ('1e-5', 'optim.learning_rate'),
+    },
+    'generate': {
+        '--num': ('50', 'data.generate.horizon'),
+        '--num_generate': ('50', 'data.generate.horizon'),
+        '--temp': ('0.8', 'data.generate.temperature'),
+        '--temperature': ('0.8', 'data.generate.temperature'),
+        '--top-k': ('50', 'data.generate.top_k'),
+        '--top_k': ('50', 'data.generate.top_k'),
+        '--samples': ('3', 'data.generate.paths'),
+        '--num_samples': ('3', 'data.generate.paths'),
+    },
+    'evaluate': {'--data': ('x', 'data.path'), '--data_file': ('x', 'data.path'), '--seq_len': ('64', 'data.context')},
+    'tokenize': {
+        '--num_codes': ('512', 'task.codes'),
+        '--emb_dim': ('32', 'task.dim'),
+        '--hidden_dim': ('64', 'task.hidden'),
+        '--seq_len': ('256', 'data.window'),
+        '--batch_size': ('32', 'data.batch_rows'),
+        '--lr': ('1e-3', 'optim.learning_rate'),
+    },
+}
+CASES = [(command, flag, *want) for command, flags in ORIGINAL.items() for flag, want in flags.items()]
+
+
+@pytest.mark.parametrize(('command', 'flag', 'value', 'field'), CASES)
+def test_a_flag_of_the_original_sets_its_field(command, flag, value, field):
+    first = translated(command, flag, value)[0]
+    assert fields(first)[field] == value
+    assert translated(command, f'{flag}={value}')[0] == first
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_field_that_a_flag_sets_is_one(command):
+    stage = {'tokenize': 'tokenizer', 'decode': 'tokenizer'}.get(
+        command, command if command in mqc.STAGES else 'pretrain'
+    )
+    config = load_config(mqc.find_config(stage))
+    for flag in COMMANDS[command]:
+        holder = config
+        for part in flag.field.split('.') if flag.field else ():
+            assert hasattr(holder, part), f'{flag.names[0]} sets {flag.field}'
+            holder = getattr(holder, part)
+
+
+@pytest.mark.parametrize(
+    ('word', 'config', 'job'),
+    [
+        *((w, 'microchat_pretrain.py', None) for w in ('train', 'stage1', 'pretrain')),
+        *((w, 'microchat_midtrain.py', None) for w in ('stage2', 'midtrain')),
+        *((w, 'microchat_sft.py', None) for w in ('stage3', 'sft')),
+        *((w, 'microchat_rl.py', None) for w in ('stage4', 'rl')),
+        *((w, 'microchat_pretrain.py', 'evaluate') for w in ('eval', 'evaluate', 'baseline')),
+        *((w, 'microchat_pretrain.py', 'generate') for w in ('gen', 'generate')),
+        *((w, 'microchat_pretrain.py', 'analyze') for w in ('analysis', 'analyze')),
+        ('predict', 'microchat_pretrain.py', 'forecast'),
+        ('report', 'microchat_pretrain.py', 'report'),
+        ('chat', 'microchat_pretrain.py', 'chat'),
+        ('decode', 'microchat_tokenizer.py', 'decode'),
+    ],
+)
+def test_commands_and_aliases(word, config, job):
+    words = only(word)
+    assert words[0].endswith(f'configs/{config}')
+    assert [w for w in words if w.startswith('--job=')] == ([f'--job={job}'] if job else [])
+
+
+def test_tokenize_trains_and_then_writes():
+    train, write = translated('tokenize', '--steps', '9', '--num_codes', '64', '--out', 'runs/t')
+    assert fields(train) == {'train.steps': '9', 'task.codes': '64'} and fields(write) == {'task.codes': '64'}
+    assert '--job=tokenize' in write and '--workdir=runs/t' in write
+    assert '--job=tokenize' in only('tokenize', '--bins')
+
+
+def test_what_one_flag_means_for_several_fields(tmp_path):
+    assert fields(only('train', '--seq-len', '512')) == {'data.length': '512', 'task.gpt.length': '512'}
+    assert fields(only('train', '--vocab', '64')) == {
+        'task.gpt.vocabulary': '64',
+        'data.tokenizer.returns': '16',
+        'data.tokenizer.ranges': '4',
+    }
+    assert fields(only('train', '--vocab', '512', '--preset', 'compat')) == {'task.gpt.vocabulary': '512'}
+    assert fields(only('sft', '--horizon', '16'))['data.horizons'] == '(1, 8, 16)'
+    assert fields(only('gen', '--seed', '80 81 83'))['data.generate.seed_tokens'] == '(80, 81, 83)'
+    assert fields(only('gen', '--asset', 'A,B'))['data.generate.assets'] == "('A', 'B')"
+    assert fields(only('rl', '--asset', 'A'))['data.assets'] == "('A',)"
+    csv = tmp_path / 'BTC-USD_2014-09-17_2025-12-31_1d.csv'
+    csv.write_text('Date,Open,High,Low,Close,Volume\n2020-01-01,1,2,1,2,5\n2020-01-02,2,3,2,3,5\n')
+    for flag in ('--csv', '--asset-csv', '--btc-csv'):
+        assert fields(only('midtrain', flag, str(csv))) == {'data.path': str(tmp_path), 'data.assets': "('BTC-USD',)"}
+
+
+def test_checkpoint_files_of_the_original_are_run_folders(tmp_path):
+    words = only('stage2', '--in', 'checkpoints/best_model.pt', '--out', 'checkpoints/midtrain_btc.pt')
+    assert '--config.init_from=checkpoints/best_model' in words and '--workdir=checkpoints/midtrain_btc' in words
+    (tmp_path / 'a.pt').write_text('')
+    with pytest.raises(InputError, match='file of PyTorch'):
+        only('stage2', '--in', str(tmp_path / 'a.pt'))
+
+
+def test_fields_of_the_config_pass_through():
+    assert only('train', '--config.train.patience=3', '--fresh')[-2:] == ['--config.train.patience=3', '--fresh']
+
+
+def test_a_run_is_described_by_its_own_config(tmp_path):
+    config = load_config(mqc.find_config('sft'), 'tiny')
+    config.data.eval_stride, config.data.assets, config.data.tokenizer.returns = 7, ('MSFT',), 16
+    (tmp_path / 'config.json').write_text(to_json(config))
+    words = only('generate', '--run', str(tmp_path), '--num', '3')
+    assert words[0].endswith('configs/microchat_sft.py:tiny')
+    assert fields(words[1:]) == {
+        'data.eval_stride': '7',
+        'data.assets': "('MSFT',)",
+        'data.tokenizer.returns': '16',
+        'data.generate.horizon': '3',
+    }
+    other = json.loads(to_json(config)) | {'name': 'tcn_index'}
+    (tmp_path / 'config.json').write_text(json.dumps(other))
+    with pytest.raises(InputError, match='run of tcn_index'):
+        only('generate', '--run', str(tmp_path))
+
+
+def test_epochs_are_counted_in_the_windows_of_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(mqc.find_config('pretrain'), 'tiny')
+    data = config.data.open('runs/cache', config.parallel)
+    updates = -(-data.training_windows() // 4)
+    words = only('train', '--preset', 'tiny', '--epochs', '3', '--batch', '4', '--out', 'runs')
+    assert fields(words[1:])['train.steps'] == str(3 * updates) and updates > 1
+
+
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        (['trian'], "no command 'trian'. Did you mean 'train'"),
+        (['generate', '--temprature', '1'], "no flag '--temprature'. Did you mean '--temperature'"),
+        (['generate', '--temp'], 'expected one argument'),
+        (['generate', '--seed', '80 x'], 'are no tokens'),
+        (['train', '--data', 'data/all_tokens.txt'], 'no dates'),
+        (['train', '--seq-len', '0'], 'no number'),
+        (['sft', '--horizon', '0'], 'no number'),
+        (['midtrain', '--csv', 'nowhere.csv'], 'no such file'),
+        (['download', 'BTC-USD'], 'nothing is downloaded'),
+    ],
+)
+def test_wrong_input_is_one_line(argv, message, capsys):
+    assert mqc.main(argv) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('argv', [[], ['help'], ['--help'], ['-h']])
+def test_help_names_every_command(argv, capsys):
+    assert mqc.main(argv) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS) and all(name in text for name in ALIASES if name[0] != '-')
+
+
+def test_launch_says_what_it_runs_and_stops_at_the_first_failure(monkeypatch, capsys):
+    ran = []
+
+    class Done:
+        returncode = 2
+
+    monkeypatch.setattr(mqc.subprocess, 'run', lambda words: ran.append(words) or Done)
+    assert mqc.launch([['--a'], ['--b']]) == 2
+    assert len(ran) == 1 and ran[0][-1] == '--a' and 'python -m fjq.launch --a' in capsys.readouterr().out
