@@ -61,8 +61,9 @@ class CandleAutoencoder:
     def build(self) -> 'AutoencoderTask':
         if self.quantizer not in QUANTIZERS:
             raise InputError(f'task.quantizer is {self.quantizer!r}', remedy='choose one of ' + ', '.join(QUANTIZERS))
-        if self.quantizer in ('fsq', 'rvq') and (not self.levels or min(self.levels) < 2):
-            raise InputError(f'task.levels is {self.levels}', remedy='give 2 or more a level, such as 8,8,8')
+        least = {'fsq': 3, 'rvq': 2}.get(self.quantizer, 0)  # two levels of fsq lie too unevenly about nought
+        if least and (not self.levels or min(self.levels) < least):
+            raise InputError(f'task.levels is {self.levels}', remedy=f'give levels of {least} or more, such as 8,8,8')
         if self.quantizer == 'bsq' and (self.codes < 2 or self.codes & (self.codes - 1)):
             raise InputError(f'task.codes is {self.codes}', remedy='bsq needs a power of two')
         return AutoencoderTask(self)

@@ -120,8 +120,8 @@ def split_digits(number: jax.Array, bases: Sequence[int]) -> list[jax.Array]:
 def fsq(z_NxC, levels: Sequence[int]):
     """Finite scalar quantisation -> (codes [N, C] in [-1, 1] with the gradient of z, ids [N]).
 
-    Channel c is bounded by tanh to levels[c] integers and rounded; an even number is shifted by half a step, so that
-    the levels are symmetric about nought or nearly so (equation 1 and appendix A.1 of the paper).
+    Channel c is bounded by tanh to levels[c] integers and rounded; of an even number, the bound is shifted by half a
+    step and nought stays the middle of a level (equation 1 and appendix A.1 of the paper). Two levels are too few.
     """
     n = jnp.asarray(levels, jnp.float32)[None]
     half = (n - 1) * (1 + 1e-3) / 2
