@@ -63,11 +63,11 @@ def attend_by_groups(q_NxTxKxH, k_NxTxKxH, v_NxTxKxH, lengths_N):
     pass. Two cores take a third of the time forward and half of it for a gradient."""
     count, slots, heads, _ = q_NxTxKxH.shape
     most = max(1, GROUP_BYTES // (4 * heads * slots * slots))
-    group = max(d for d in range(1, min(count, most) + 1) if count % d == 0)
     arrays = (q_NxTxKxH, k_NxTxKxH, v_NxTxKxH, lengths_N)
     whole = lambda q, k, v, lengths: attend(q, k, v, kv_lengths_B=lengths)
-    if group == count:
+    if not isinstance(count, int) or count <= most:  # an exported program has any number of sequences
         return whole(*arrays)
+    group = max(d for d in range(1, most + 1) if count % d == 0)
 
     def by_groups(*arrays):
         cut = jax.tree.map(lambda x: x.reshape(count // group, group, *x.shape[1:]), arrays)
