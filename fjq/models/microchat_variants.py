@@ -3,6 +3,7 @@
 import dataclasses
 
 from fjq.config import Experiment, nearest
+from fjq.data.candles import CandleFiles
 from fjq.data.simulated_candles import PlantedTokenData, SimulatedTokenData
 from fjq.data.tokens import TokenData
 from fjq.data.windows import Split
@@ -95,9 +96,9 @@ def _tiny(config: Experiment) -> None:
 
 
 def _simulate(config: Experiment, kind: type, **sizes) -> None:
-    fields = {f.name: getattr(config.data, f.name) for f in dataclasses.fields(TokenData)}
+    of_files = {f.name for f in dataclasses.fields(CandleFiles)}  # simulated files have settings of their own
+    fields = {f.name: getattr(config.data, f.name) for f in dataclasses.fields(TokenData) if f.name not in of_files}
     config.data = kind(**fields, **sizes)
-    config.data.path, config.data.assets = '', ()
 
 
 _VARIANTS = {

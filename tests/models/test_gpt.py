@@ -1,0 +1,168 @@
+"""The GPT: sizes, its start, packing, three ways to run it that agree, and PyTorch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from token_batch import small
+
+from fjq.bridge import Pure
+from fjq.errors import InputError
+from fjq.launch import load_config
+from fjq.models.gpt import Gpt, Model, places
+from fjq.models.sampling import score
+from fjq.torch_names import to_state_dict
+from interop.microchat import from_torch
+from interop.microchat_modules import Gpt as TorchGpt
+from interop.microchat_modules import Sizes
+
+
+def make(config: Gpt, seed=0, noise=0.3):
+    """A model whose zero layers are not."""
+    pure = Pure(lambda rngs: Model(config, rngs=rngs))
+    params, _ = jax.jit(pure.init)(jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    moved = [x + noise * x.shape[0] ** -0.5 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return pure, jax.tree.unflatten(tree, moved)
+
+
+def logits(pure, params, tokens, segment=None, key=None):
+    return jax.jit(lambda p: pure.apply(p, {}, Model.__call__, tokens, segment, key)[0])(params)
+
+
+def tokens(shape, vocabulary=20, seed=3):
+    return jax.random.randint(jax.random.key(seed), shape, 0, vocabulary)
+
+
+@pytest.mark.parametrize(('variant', 'count'), [('compat', 3_407_872), ('readme', 19_005_440)])
+def test_presets_have_the_published_number_of_parameters(variant, count):
+    task = load_config('configs/microchat_pretrain.py', variant).task.build()
+    params, _ = jax.eval_shape(task.init, jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize(('changes', 'size'), [({}, 20), ({'padded_logits': True}, 64), ({'softcap': 15.0}, 20)])
+def test_a_fresh_model_knows_nothing(changes, size):
+    pure = Pure(lambda rngs: Model(small(**changes), rngs=rngs))
+    params, _ = pure.init(jax.random.key(0))
+    log_p = jax.nn.log_softmax(logits(pure, params, tokens((2, 16))))
+    assert log_p.shape == (2, 16, size)
+    np.testing.assert_allclose(log_p, -np.log(size), rtol=1e-6)
+
+
+def test_a_segment_does_not_see_another_and_starts_anew():
+    pure, params = make(small(rope_rounded=True))
+    ids = tokens((1, 16))
+    segment = jnp.array([[4] * 5 + [2] * 7 + [0] * 4])
+    out = logits(pure, params, ids, segment)
+    other = ids.at[0, :5].set((ids[0, :5] + 1) % 20)
+    moved = logits(pure, params, other, segment)
+    np.testing.assert_array_equal(moved[0, 5:], out[0, 5:])
+    assert (moved[0, :5] != out[0, :5]).any()
+    alone = logits(pure, params, ids[:, 5:12])
+    np.testing.assert_allclose(out[:, 5:12], alone, atol=2e-6)
+    np.testing.assert_array_equal(places(segment), [[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3]])
+
+
+def test_no_token_sees_a_later_one():
+    pure, params = make(small())
+    ids = tokens((2, 16))
+    a, b = logits(pure, params, ids), logits(pure, params, ids.at[:, 9].set((ids[:, 9] + 1) % 20))
+    np.testing.assert_array_equal(a[:, :9], b[:, :9])
+    assert (np.abs(a[:, 9:] - b[:, 9:]).max(-1) > 0).all()
+
+
+@pytest.mark.parametrize('changes', [{}, {'kv_heads': 0, 'embedding_norm': True, 'softcap': 5.0}, {'tied': True}])
+def test_branches_of_a_prompt_are_whole_sequences(changes):
+    """Values and gradients; P continuations cost one run of the prompt."""
+    pure, params = make(small(**changes))
+    prompt, ids = tokens((2, 9)), tokens((2, 3, 5), seed=7)
+
+    def shared(params):
+        log_p, entropy = pure.apply(params, {}, score, prompt, ids)[0]
+        return log_p.sum(), (log_p, entropy)
+
+    def whole(params):
+        row = jnp.concatenate([jnp.repeat(prompt, 3, 0), ids.reshape(6, 5)], 1)
+        every = jax.nn.log_softmax(pure.apply(params, {}, Model.__call__, row[:, :-1])[0][:, 8:])
+        log_p = jnp.take_along_axis(every, row[:, 9:, None], -1)[..., 0]
+        return log_p.sum(), (log_p.reshape(2, 3, 5), -(jnp.exp(every) * every).sum(-1).reshape(2, 3, 5))
+
+    results = [jax.jit(jax.value_and_grad(f, has_aux=True))(params) for f in (shared, whole)]
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
+
+
+def test_steps_are_branches():
+    pure, params = make(small())
+    prompt, ids = tokens((2, 9)), tokens((2, 3, 5), seed=7)
+
+    def both(model):
+        _, past = model.hidden(prompt)
+        own, out = model.make_caches(2, 3, 5), []
+        for t in range(5):
+            x, own = model.step(ids[..., t], past, own, t)
+            out.append(x)
+        return jnp.stack(out, 2), model.branch(ids, past)
+
+    a, b = jax.jit(lambda p: pure.apply(p, {}, both)[0])(params)
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_dropout_is_of_the_key_alone():
+    pure, params = make(small(dropout=0.5))
+    ids = tokens((2, 16))
+    a, b, c = (logits(pure, params, ids, None, jax.random.key(k)) for k in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).mean() > 0.9 and (a != logits(pure, params, ids)).mean() > 0.9
+
+
+@pytest.mark.parametrize('changes', [{}, {'softcap': 15.0, 'embedding_norm': True}])
+def test_torch_computes_the_same_from_our_weights_and_ours_from_its(changes):
+    config = small(rope_rounded=True, padded_logits=True, **changes)
+    pure, params = make(config)
+    theirs = TorchGpt(Sizes(16, 20, 2, 4, 2, 32, **changes))
+    state = {k: torch.tensor(v) for k, v in to_state_dict(params).items()}
+    theirs.load_state_dict(state, strict=True)
+    ids = tokens((2, 16))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(np.asarray(ids))).numpy()
+    np.testing.assert_allclose(logits(pure, params, ids), expected, atol=2e-5)
+    old = {f'transformer.{k}' if k != 'lm_head.weight' else k: v.numpy() for k, v in theirs.state_dict().items()}
+    for named in (old, {k: v.numpy() for k, v in theirs.state_dict().items()}):
+        back, extra = from_torch(named, params, {'reference': params}, file='x.pt')
+        for a, b, c in zip(*map(jax.tree.leaves, (back, extra['reference'], params)), strict=True):
+            np.testing.assert_array_equal(a, c)
+            np.testing.assert_array_equal(b, c)
+
+
+def test_bfloat16_is_near_float32():
+    pure, params = make(small())
+    half = Pure(lambda rngs: Model(small(dtype='bfloat16'), rngs=rngs))
+    ids = tokens((2, 16))
+    a, b = logits(pure, params, ids), logits(half, params, ids)
+    assert b.dtype == jnp.float32 and 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'heads': 5}, 'multiple of twice the heads'),
+        ({'kv_heads': 3}, 'kv_heads is 3. Choose a divisor of 4'),
+        ({'layers': 0}, 'task.gpt.layers is 0'),
+        ({'dtype': 'float16'}, 'Choose float32 or bfloat16'),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(small(), **changes).check()
+
+
+def test_a_sequence_longer_than_the_model_is_refused():
+    pure, params = make(small())
+    with pytest.raises(InputError, match='17 positions are more than the model has, 16'):
+        pure.apply(params, {}, Model.__call__, tokens((1, 17)))
