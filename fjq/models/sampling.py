@@ -57,6 +57,8 @@ def generate(model: Model, prompt_RxC, keys_R, *, horizon: int, paths: int, samp
     logits_RxV = model.head(x_RxTxD[:, -1])[..., :vocabulary]
     logits_RxPxV = jnp.broadcast_to(logits_RxV[:, None], (rows, paths, vocabulary))
     first_RxP = choose(logits_RxPxV, u_RxPxT[..., 0], sampling)
+    if horizon == 1:
+        return first_RxP[..., None]
 
     def body(carry, turn):
         token, own = carry
