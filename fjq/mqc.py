@@ -128,7 +128,8 @@ def translate(name: str, asked: dict[str, str], rest: list[str]) -> list[list[st
         return [[f'--config={config}', f'--workdir={run}', *_fields(name, asked, config, run), *rest]]
     run = _folder(asked.get('run', asked.get('out', 'runs/microchat_pretrain')))
     config, as_trained = describe_run(run, asked.get('preset', ''))
-    fields = as_trained + _fields(name, asked, config, run) + rest
+    asked_last = {word.partition('=')[0]: word for word in as_trained + _fields(name, asked, config, run) + rest}
+    fields = list(asked_last.values())
     return [[f'--config={config}', f'--job={JOBS.get(name, name)}', f'--workdir={run}', *fields]]
 
 

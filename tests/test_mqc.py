@@ -168,6 +168,11 @@ def test_a_run_is_described_by_its_own_config(tmp_path):
         'data.tokenizer.returns': '16',
         'data.generate.horizon': '3',
     }
+    words = only('eval', '--run', str(tmp_path), '--asset', 'SPY', '--config.data.eval_stride=2')
+    assert [w for w in words if 'assets' in w or 'eval_stride' in w] == [
+        '--config.data.assets=' + repr(('SPY',)),
+        '--config.data.eval_stride=2',
+    ]
     other = json.loads(to_json(config)) | {'name': 'tcn_index'}
     (tmp_path / 'config.json').write_text(json.dumps(other))
     with pytest.raises(InputError, match='run of tcn_index'):
