@@ -41,7 +41,7 @@ def make_codebook(embedding_KxC) -> Codebook:
     """A codebook at these codes, whose averages are empty."""
     e = jnp.asarray(embedding_KxC, jnp.float32)
     zeros = jnp.zeros(len(e), jnp.float32)
-    spare, draw = jnp.zeros((SPARES, e.shape[1])), jnp.full(SPARES, -1.0)
+    spare, draw = jnp.zeros((SPARES, e.shape[1])), jnp.full(SPARES, -1.0, jnp.float32)
     sums = {'count': zeros, 'sum': jnp.zeros_like(e), 'new_count': zeros, 'new_sum': jnp.zeros_like(e)}
     return {'embedding': e, **sums, 'spare': spare, 'spare_draw': draw}
 
