@@ -115,7 +115,7 @@ class BarFile:
                 file=file,
                 column=column,
                 row=other,
-                remedy='set --config.data.symbol to one of them',
+                remedy=f'set data.symbol to one of them, or data.contracts to {column} where they are futures of one root',
             )
         name = self.symbol or (found[0] if found else '')
         if name not in found:
@@ -166,6 +166,8 @@ def _numbers(table: pa.Table, names: dict[str, str], field: str, file) -> np.nda
     if field not in names:
         has = 'the columns are ' + ', '.join(table.column_names[:30])
         raise InputError('no such column', file=file, column=field, remedy=has)
+    if pa.types.is_null(table[names[field]].type):
+        return np.full(table.num_rows, np.nan)
     cast = source.cast_columns(table, {names[field]: 'number'}, (), file)
     return cast[names[field]].fill_null(np.nan).to_numpy().astype(np.float64)
 

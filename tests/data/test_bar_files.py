@@ -1,0 +1,197 @@
+"""The same bars in the layouts of all vendors, and one clear line for what is wrong with a file."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+from test_bars import make_bars
+
+from fjq.data.bar_files import BarFile
+from fjq.data.sessions import MINUTE
+from fjq.errors import InputError
+
+START = np.datetime64('2024-03-08T14:30', 'ns').astype(np.int64)
+FIELDS = ('open', 'high', 'low', 'close', 'volume')
+
+
+def rounded(count=40):
+    """Bars with prices that every layout can write, over a weekend with a change of clocks."""
+    time = START + MINUTE * np.concatenate([np.arange(count // 2), 3 * 1440 - 60 + np.arange(count // 2)])
+    bars = make_bars(time)
+    for name in FIELDS[:4]:
+        getattr(bars, name)[:] = np.round(getattr(bars, name), 2)
+    return bars
+
+
+def columns(bars):
+    return {n: getattr(bars, n) for n in FIELDS}
+
+
+def new_york(bars):
+    import pandas as pd
+
+    return pd.DatetimeIndex(bars.time, tz='UTC').tz_convert('America/New_York').tz_localize(None)
+
+
+def named_csv(bars, folder):
+    pacsv.write_csv(
+        pa.table(
+            {'DateTime': pa.array(new_york(bars).astype('datetime64[s]')), **columns(bars), 'symbol': ['X'] * len(bars)}
+        ),
+        folder / 'x.csv',
+    )
+    return BarFile(path=str(folder / 'x.csv'))
+
+
+def k_lines_at_the_end(bars, folder):
+    stamps = (bars.time + MINUTE).astype('datetime64[ns]').astype('datetime64[s]')
+    pacsv.write_csv(pa.table({'timestamps': stamps, **columns(bars), 'amount': bars.volume}), folder / 'x.csv')
+    return BarFile(path=str(folder / 'x.csv'), stamp_zone='UTC', stamps='end')
+
+
+def first_rate(bars, folder):
+    rows = zip(new_york(bars).strftime('%Y-%m-%d %H:%M:%S'), *columns(bars).values(), strict=True)
+    (folder / 'x.txt').write_text(''.join(','.join(map(str, row)) + '\n' for row in rows))
+    return BarFile(path=str(folder / 'x.txt'))
+
+
+def ninja_trader(bars, folder):
+    import pandas as pd
+
+    stamps = pd.DatetimeIndex(bars.time + MINUTE).strftime('%Y%m%d %H%M%S')
+    rows = zip(stamps, *columns(bars).values(), strict=True)
+    (folder / 'x.txt').write_text(''.join(';'.join(map(str, row)) + '\n' for row in rows))
+    return BarFile(path=str(folder / 'x.txt'))
+
+
+def databento_integers(bars, folder):
+    prices = {n: np.round(getattr(bars, n) * 1e9).astype(np.int64) for n in FIELDS[:4]}
+    table = {'ts_event': bars.time, 'rtype': [33] * len(bars), 'instrument_id': [7] * len(bars), **prices}
+    pacsv.write_csv(
+        pa.table({**table, 'volume': bars.volume.astype(np.int64), 'symbol': ['X'] * len(bars)}), folder / 'x.csv'
+    )
+    return BarFile(path=str(folder / 'x.csv'))
+
+
+def databento_text(bars, folder):
+    stamps = [f'{t}Z' for t in bars.time.astype('datetime64[ns]').astype(str)]
+    pacsv.write_csv(pa.table({'ts_event': stamps, 'instrument_id': [7] * len(bars), **columns(bars)}), folder / 'x.csv')
+    return BarFile(path=str(folder / 'x.csv'))
+
+
+def polygon(bars, folder):
+    table = {'ticker': ['X'] * len(bars), **columns(bars), 'window_start': bars.time, 'transactions': [3] * len(bars)}
+    with pa.CompressedOutputStream(str(folder / 'x.csv.gz'), 'gzip') as stream:
+        pacsv.write_csv(pa.table(table), stream)
+    return BarFile(path=str(folder / 'x.csv.gz'))
+
+
+def parquet(bars, folder):
+    stamps = pa.array(bars.time.astype('datetime64[ns]'), pa.timestamp('ns', 'UTC'))
+    pq.write_table(pa.table({**columns(bars), 'ts_event': stamps, 'symbol': ['X'] * len(bars)}), folder / 'x.parquet')
+    return BarFile(path=str(folder / 'x.parquet'))
+
+
+VENDORS = (
+    named_csv,
+    k_lines_at_the_end,
+    first_rate,
+    ninja_trader,
+    databento_integers,
+    databento_text,
+    polygon,
+    parquet,
+)
+
+
+@pytest.mark.parametrize('write', VENDORS, ids=lambda f: f.__name__)
+def test_layouts(write, tmp_path):
+    bars = rounded()
+    got = write(bars, tmp_path).read()
+    np.testing.assert_array_equal(got.time.astype('datetime64[ns]'), bars.time.astype('datetime64[ns]'))
+    for name in FIELDS:
+        np.testing.assert_allclose(getattr(got, name), getattr(bars, name), rtol=1e-12, err_msg=name)
+    assert got.length == MINUTE and not got.piece.any() and got.id.lower() == 'x'
+
+
+def table_of(bars, **other):
+    stamps = pa.array(bars.time.astype('datetime64[ns]'), pa.timestamp('ns', 'UTC'))
+    return pa.table({'time': stamps, **columns(bars), **other})
+
+
+def test_a_symbol_among_others():
+    bars = rounded()
+    two = pa.concat_tables([table_of(bars, symbol=['A'] * 40), table_of(bars, symbol=['B'] * 40)])
+    with pytest.raises(InputError, match=r"column 'symbol', row 40: 2 symbols, A, B among them. Set data.symbol"):
+        BarFile().from_table(two)
+    got = BarFile(symbol='B').from_table(two)
+    assert got.id == 'B' and len(got) == 40
+    with pytest.raises(InputError, match="no bar of 'C'"):
+        BarFile(symbol='C').from_table(two)
+    bad = two.set_column(4, 'close', pa.array(np.r_[bars.close, bars.close[:30], 0.0, bars.close[31:]]))
+    with pytest.raises(InputError, match="column 'close', row 70: 0 is no price"):
+        BarFile(symbol='B').from_table(bad)
+
+
+def test_bad_tables():
+    bars = rounded()
+    good = table_of(bars)
+    with pytest.raises(InputError, match="the table, column 'volume': no such column. The columns are time, open"):
+        BarFile().from_table(good.drop_columns(['volume']))
+    with pytest.raises(InputError, match='no column is a time'):
+        BarFile().from_table(good.drop_columns(['time']))
+    with pytest.raises(InputError, match="column 'time', row 3: the stamp is that of the bar before"):
+        BarFile().from_table(good.take([0, 1, 2, 2, 3]))
+    with pytest.raises(InputError, match="column 'time', row 2: the stamp is before that of the bar before"):
+        BarFile().from_table(good.take([0, 2, 1]))
+    with pytest.raises(InputError, match='holds no bar'):
+        BarFile().from_table(good.slice(0, 0))
+    with pytest.raises(InputError, match="unknown choice 'middle'.*auto, start, end"):
+        BarFile(stamps='middle').from_table(good)
+    missing = good.set_column(0, 'time', pa.array([None, *good['time'].to_pylist()[1:]], good['time'].type))
+    with pytest.raises(InputError, match="column 'time', row 0: a missing value"):
+        BarFile().from_table(missing)
+
+
+BAD_FILES = {
+    'empty.csv': ('', 'the file is empty'),
+    'five.txt': ('2024-01-02 09:30:00,1,1,1,1\n', '5 columns and no header'),
+    'words.txt': ('2024-01-02 09:30:00,1,1,1,1,2\nx,y,1,1,1,1\n', 'y'),
+    'nan.csv': (
+        'time,open,high,low,close,volume\n2024-01-02 09:30:00,1,1,1,,1\n',
+        "column 'close', row 0: a missing value",
+    ),
+    'x.parquet': ('no parquet', 'not a parquet file'),
+    'x.feather': ('', 'unknown format'),
+}
+
+
+@pytest.mark.parametrize('name', BAD_FILES)
+def test_bad_files(name, tmp_path):
+    text, what = BAD_FILES[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as e:
+        BarFile(path=str(tmp_path / name)).read()
+    assert what in str(e.value) and name in str(e.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InputError, match='no such file'):
+        BarFile(path=str(tmp_path / 'x.csv')).read()
+    with pytest.raises(InputError, match='no file is named'):
+        BarFile().read()
+
+
+@pytest.mark.parametrize(
+    ('name', 'zone', 'count', 'minutes', 'first'),
+    [
+        ('NQ_5min.csv', 'America/New_York', 13_767, 5, '2026-02-17T05:00'),
+        ('cn_5min.csv', 'Asia/Shanghai', 2_500, 5, '2024-06-18T03:15'),
+        ('spy_minute_2011.csv', 'America/New_York', 14_180, 1, '2011-01-03T09:00'),
+    ],
+)
+def test_real_files(data_dir, name, zone, count, minutes, first):
+    bars = BarFile(path=str(data_dir / 'bars' / name), timezone=zone).read()
+    assert len(bars) == count and bars.length == minutes * MINUTE
+    assert bars.time[0].astype('datetime64[ns]') == np.datetime64(first)
