@@ -1,201 +1,101 @@
-"""Paths, chat and analysis of tokens: files that a seed decides, candles that can be, figures by hand."""
+"""tokenize and decode, on files of candles, without a model."""
 
-import collections
-import dataclasses
-import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 import pytest
 
-from fjq.data.token_options import Analyze
+from fjq.config import Experiment
+from fjq.data.tokens import TokenData
+from fjq.data.windows import Split
 from fjq.errors import InputError
-from fjq.jobs import analyze, chat, generate
-from fjq.keys import make_key
-from fjq.launch import load_config
+from fjq.jobs import decode, tokenize
+from fjq.models.candle_autoencoder import CandleAutoencoder
 from fjq.parallel import Parallel
-from fjq.trained import Trained
+from fjq.tokenizers import Bins, load
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope='module')
-def config(tmp_path_factory):
-    config = load_config(ROOT / 'configs' / 'microchat_pretrain.py', 'tiny')
-    config.cache, config.parallel = str(tmp_path_factory.mktemp('cache')), Parallel(workers=1)
-    config.data.generate.horizon, config.data.generate.paths = 5, 6
-    return config
+DAYS = 400
 
 
 @pytest.fixture(scope='module')
-def weights(config, tmp_path_factory) -> Path:
-    """A saved model that was never trained, with a head that is not zero."""
-    folder = tmp_path_factory.mktemp('weights')
-    params, extra = config.task.build().init(make_key(0, 'init'))
-    params['lm_head']['kernel'] = params['lm_head']['kernel'] + 0.3 * np.random.default_rng(0).normal(
-        size=params['lm_head']['kernel'].shape
-    )
-    Trained(config, params, extra).save(folder)
+def files(tmp_path_factory):
+    """Two assets of plain noise."""
+    folder = tmp_path_factory.mktemp('candles')
+    for seed, name in enumerate(('AA', 'BB')):
+        rng = np.random.Generator(np.random.Philox(seed))
+        close = 50 * np.exp(np.cumsum(0.02 * rng.standard_normal(DAYS)))
+        o = np.r_[50.0, close[:-1]]
+        columns = np.stack([o, np.maximum(o, close) * 1.003, np.minimum(o, close) / 1.002, close], -1)
+        dates = np.datetime64('2020-01-01') + np.arange(DAYS)
+        lines = [f'{d},' + ','.join(f'{v:.6f}' for v in row) for d, row in zip(dates, columns, strict=True)]
+        (folder / f'{name}.csv').write_text('Date,Open,High,Low,Close\n' + '\n'.join(lines) + '\n')
     return folder
 
 
-@pytest.fixture(scope='module')
-def dataset(config):
-    return config.data.open(config.cache, config.parallel)
-
-
 @pytest.fixture
-def no_charts(monkeypatch):
-    """Figures take longer than all else."""
-    monkeypatch.setattr(generate, 'draw', lambda paths: None)
+def config(files):
+    split = Split(train_end='2020-09-01', valid_end='2020-11-01', purge_days=0, embargo_days=0)
+    data = TokenData(path=str(files), split=split, tokenizer=Bins(returns=8, ranges=2), context=16, horizons=(1, 4))
+    return Experiment(name='jobs', task=CandleAutoencoder(), data=data, parallel=Parallel(workers=1))
 
 
-def generated(config, weights, **fields) -> Path:
-    options = dataclasses.replace(config.data.generate, **fields)
-    data = dataclasses.replace(config.data, generate=options)
-    generate.run(dataclasses.replace(config, data=data), weights)
-    return weights / 'generated'
+def test_tokens_and_candles_again(config, tmp_path, capsys):
+    tokenize.run(config, tmp_path)
+    assert 'Tokenizer bins 8x2' in capsys.readouterr().out
+    tokenizer = load(tmp_path / 'tokenizer')
+    with np.load(tmp_path / 'tokens.npz') as file:
+        tokens = dict(file)
+    assert str(tokens['tokenizer_hash']) == tokenizer.hash and tokens['ids'].dtype == np.int32
+    assert tokens['asset_id'].tolist() == ['AA'] * DAYS + ['BB'] * DAYS
+    for name in ('AA', 'BB'):
+        of = tokens['asset_id'] == name
+        assert (tokens['date'][of] == np.datetime64('2020-01-01') + np.arange(DAYS)).all()
+        train, valid = (int(np.sum(tokens['date'][of] < np.datetime64(end))) for end in ('2020-09-02', '2020-11-02'))
+        expected = ['train'] * train + ['valid'] * (valid - train) + ['test'] * (DAYS - valid)
+        assert tokens['split'][of].tolist() == expected
+    text = (tmp_path / 'all_tokens.txt').read_text()
+    assert text.endswith(' ') and '\n' not in text and list(map(int, text.split())) == tokens['ids'].tolist()
+    card = json.loads((tmp_path / 'tokenizer' / 'card.json').read_text())
+    assert card['hash'] == tokenizer.hash and set(card['assets']) == {'AA', 'BB'} and card['stable'] == 1
+
+    decode.run(config, tmp_path)
+    for candles in config.data.candle_files().read(config.parallel):
+        table = pacsv.read_csv(tmp_path / 'decoded' / f'{candles.id}.csv')
+        o, h, lo, c = (table[n].to_numpy() for n in ('Open', 'High', 'Low', 'Close'))
+        assert (lo <= np.minimum(o, c)).all() and (h >= np.maximum(o, c)).all()
+        of = tokens['asset_id'] == candles.id
+        np.testing.assert_array_equal(table['Token'].to_numpy(), tokens['ids'][of])
+        path = tokenizer.decode(tokens['ids'][of], candles.open[0], tokenizer.scale(candles)[0])
+        np.testing.assert_allclose(c, path[:, 3], rtol=1e-12)
+        true, told = np.diff(np.log(candles.close)), np.diff(np.log(c))
+        assert np.corrcoef(true, told)[0, 1] > 0.8
 
 
-def test_the_same_seed_writes_the_same_files(config, weights):
-    folder = generated(config, weights, assets=('SPY',))
-    files = {f.name: f.read_bytes() for f in folder.iterdir()}
-    assert set(files) == {'paths.csv', 'paths.parquet', 'quantiles.csv', 'quantiles.parquet', 'SPY.png'}
-    assert {f.name: f.read_bytes() for f in generated(config, weights, assets=('SPY',)).iterdir()} == files
-    other = generated(dataclasses.replace(config, seed=1), weights, assets=('SPY',))
-    assert (other / 'paths.csv').read_bytes() != files['paths.csv']
+def test_what_can_not_be_decoded(config, tmp_path):
+    with pytest.raises(InputError, match='Run --job=tokenize first'):
+        decode.run(config, tmp_path)
+    tokenize.run(config, tmp_path)
+    with np.load(tmp_path / 'tokens.npz') as file:
+        tokens = dict(file)
+    np.savez(tmp_path / 'tokens.npz', **tokens | {'ids': tokens['ids'] + 16})
+    with pytest.raises(InputError, match='is not of the 16 of bins 8x2'):
+        decode.run(config, tmp_path)
+    np.savez(tmp_path / 'tokens.npz', **tokens | {'date': tokens['date'] + np.timedelta64(1, 'D')})
+    with pytest.raises(InputError, match='candles of AA are others'):
+        decode.run(config, tmp_path)
+    np.savez(tmp_path / 'tokens.npz', **tokens)
+    config.data.tokenizer = Bins(returns=4, ranges=2)
+    with pytest.raises(InputError, match='were made by the tokenizer'):
+        decode.run(config, tmp_path)
+    (tmp_path / 'tokens.npz').write_bytes(b'damaged')
+    with pytest.raises(InputError, match='can not be read'):
+        decode.run(config, tmp_path)
 
 
-def test_paths_are_candles_after_the_last_close(config, weights, dataset, no_charts):
-    table = pq.read_table(generated(config, weights) / 'paths.parquet').to_pandas()
-    assert len(table) == 3 * 6 * 5 and table['token'].between(0, dataset.tokenizer.vocabulary - 1).all()
-    assert (table['low'] <= table[['open', 'close']].min(axis=1)).all()
-    assert (table['high'] >= table[['open', 'close']].max(axis=1)).all()
-    quantiles = pq.read_table(weights / 'generated' / 'quantiles.parquet').to_pandas()
-    for a in dataset.assets:
-        mine = table[table['id'] == a.candles.id]
-        assert (mine['after'] == a.candles.time[-1]).all()
-        one = mine[mine['path'] == 2]
-        expected = dataset.tokenizer.decode(one['token'].to_numpy(), a.candles.close[-1], a.scale[-1])
-        np.testing.assert_allclose(one[['open', 'high', 'low', 'close']], expected)
-        last = mine[mine['step'] == 5]['close']
-        row = quantiles[(quantiles['id'] == a.candles.id) & (quantiles['step'] == 5)]
-        levels = np.quantile(last, [0.05, 0.25, 0.5, 0.75, 0.95])
-        np.testing.assert_allclose(row[['q05', 'q25', 'q50', 'q75', 'q95']].to_numpy()[0], levels)
-    text = pacsv.read_csv(io.BytesIO((weights / 'generated' / 'paths.csv').read_bytes())).to_pandas()
-    np.testing.assert_allclose(text['close'], table['close'])
-
-
-def test_paths_of_an_asset_do_not_depend_on_the_others(config, weights, dataset, no_charts):
-    whole = pq.read_table(generated(config, weights) / 'paths.parquet').to_pandas()
-    alone = pq.read_table(generated(config, weights, assets=('SPY',)) / 'paths.parquet').to_pandas()
-    mine = whole[whole['id'] == 'SPY']['token'].to_numpy()
-    np.testing.assert_array_equal(alone['token'], mine)
-    assert (alone['token'].to_numpy() != whole[whole['id'] == 'AAPL']['token'].to_numpy()).any()
-
-
-def test_a_prompt_may_end_earlier(config, weights, dataset, no_charts):
-    day = str(dataset.assets[0].candles.time[50].astype('datetime64[D]'))
-    table = pq.read_table(generated(config, weights, time=day) / 'paths.parquet')
-    assert set(table['after'].to_numpy()) == {dataset.assets[0].candles.time[50].astype('datetime64[s]')}
-
-
-def test_seed_tokens_go_on_from_a_price_of_100(config, weights, dataset, no_charts):
-    table = pq.read_table(generated(config, weights, seed_tokens=(1, 2, 3), temperature=0.0) / 'paths.parquet')
-    assert set(table['id'].to_pylist()) == {'seed'} and table['after'].null_count == table.num_rows
-    paths = table['token'].to_numpy().reshape(6, 5)
-    assert (paths == paths[0]).all()  # the likeliest, always
-    first = table['close'].to_numpy()[0] / 100
-    scale = np.median([a.scale[-1] for a in dataset.assets])
-    np.testing.assert_allclose(np.log(first), dataset.tokenizer.features(paths[0, 0])[0] * scale)
-
-
-@pytest.mark.parametrize(
-    ('fields', 'message'),
-    [
-        (dict(assets=('SYP',)), "no asset 'SYP'. Did you mean 'SPY'"),
-        (dict(seed_tokens=(1, 32)), 'token 32 at place 1 is not of the 32'),
-        (dict(horizon=0), 'horizon is 0'),
-        (dict(horizon=500), 'longer than the model'),
-        (dict(paths=0), 'paths is 0'),
-        (dict(temperature=-1.0), 'temperature is -1'),
-        (dict(time='yesterday'), "'yesterday' is no time"),
-        (dict(time='2018-01-03'), 'up to 2018-01-03, a context is'),
-    ],
-)
-def test_what_can_not_be_generated_is_said(config, weights, fields, message):
-    with pytest.raises(InputError, match=message):
-        generated(config, weights, **fields)
-
-
-def test_chat_answers_goes_on_after_mistakes_and_ends(config, weights, monkeypatch, capsys):
-    monkeypatch.setattr('sys.stdin', io.StringIO('assets\nspy 3\nSPX\nspy -1\naapl\n'))
-    chat.run(config, weights)
-    out = capsys.readouterr().out
-    assert 'AAPL MSFT SPY' in out and "no asset 'SPX'" in out and "'spy -1' is not understood" in out
-    assert '; 3 candles later' in out and '; 5 candles later' in out
-
-
-def test_questions():
-    assert chat.read_question(['spy', '7'], ['SPY'], 5) == ('SPY', 7)
-    assert chat.read_question(['Q'], ['SPY'], 5) == ('Q', 5)
-    for words in (['SPY', '0'], ['SPY', '1', '2'], ['SPY', 'x']):
-        with pytest.raises(InputError, match='not understood'):
-            chat.read_question(words, ['SPY'], 5)
-
-
-def test_figures_by_counting(config, dataset):
-    options = Analyze(top=4, pattern=2, least=2, transitions=3, sigmas=1.5)
-    found = analyze.analyze(dataset, options)
-    json.dumps(found, allow_nan=False)
-    runs = {a.candles.id: a.id.tolist() for a in dataset.assets}
-    count = collections.Counter(t for ids in runs.values() for t in ids)
-    total = sum(count.values())
-    assert found['tokens'] == total and found['used'] == len(count)
-    bits = -sum(n / total * np.log2(n / total) for n in count.values())
-    assert found['entropy, bits'] == pytest.approx(bits) and found['perplexity'] == pytest.approx(2**bits)
-    assert found['coverage of the most frequent']['4'] == pytest.approx(sum(n for _, n in count.most_common(4)) / total)
-    pairs = collections.Counter(p for ids in runs.values() for p in zip(ids, ids[1:], strict=False))
-    assert [p['count'] for p in found['patterns']] == [n for _, n in pairs.most_common(4)]
-    assert all(pairs[tuple(p['tokens'])] == p['count'] for p in found['patterns'])
-    for token, nexts in found['transitions'].items():
-        after = {b: n for (a, b), n in pairs.items() if a == int(token)}
-        assert [n['count'] for n in nexts] == sorted(after.values(), reverse=True)[:3]
-        assert nexts[0]['share'] == pytest.approx(nexts[0]['count'] / sum(after.values()))
-    returns = dataset.tokenizer.features(np.arange(32))[:, 0]
-    whole = np.array([returns[t] for ids in runs.values() for t in ids])
-    far = sum(abs(returns[t] - whole.mean()) > 1.5 * whole.std() for ids in runs.values() for t in ids)
-    assert found['outliers']['count'] == far > 0
-    first = found['outliers']['first'][0]
-    asset = next(a for a in dataset.assets if a.candles.id == first['id'])
-    assert asset.id[list(map(str, asset.candles.time)).index(first['time'])] == first['token']
-
-
-def test_ids_that_never_come_change_nothing():
-    count = np.array([0, 3, 0, 1, 0])
-    assert analyze.entropy(count) == pytest.approx(analyze.entropy(np.array([3, 1])))
-    assert analyze.coverage(count, 1) == 0.75 and analyze.coverage(count, 9) == 1
-    pairs = analyze.count_pairs([np.array([3, 1, 1]), np.array([1, 3])], 5)
-    assert pairs.sum() == 3 and pairs[3, 1] == pairs[1, 1] == pairs[1, 3] == 1
-    assert list(analyze.top_transitions(pairs, 5)) == ['1', '3']
-
-
-def test_analysis_is_written_and_said(config, tmp_path, capsys):
-    analyze.run(config, tmp_path)
-    found = json.loads((tmp_path / 'analysis.json').read_text())
-    out = capsys.readouterr().out
-    assert f'{found["used"]} of 32 in use' in out and f'entropy {found["entropy, bits"]:.3f} bits' in out
-
-
-@pytest.mark.parametrize('fields', [dict(split='test'), dict(top=0), dict(pattern=0)])
-def test_settings_of_an_analysis(dataset, fields):
-    with pytest.raises(InputError, match=next(iter(fields))):
-        analyze.analyze(dataset, Analyze(**fields))
-
-
-def test_training_tokens_alone(dataset):
-    found = analyze.analyze(dataset, Analyze(split='train'))
-    assert found['tokens'] == sum(int(a.in_train.sum()) for a in dataset.assets)
+def test_a_config_without_candles(tmp_path):
+    config = Experiment(
+        name='other', task=None, data=Split(train_end='2020', valid_end='2021', purge_days=0, embargo_days=0)
+    )
+    with pytest.raises(InputError, match='other has no tokens'):
+        tokenize.run(config, tmp_path)
