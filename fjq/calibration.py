@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from fjq.checkpoint import write_atomic
+from fjq.compare import count_overlap
 from fjq.config import from_dict, to_dict
 from fjq.errors import InputError
 from fjq.forecast import Law, Quantiles
@@ -55,24 +56,24 @@ class SplitConformal:
 class AdaptiveConformal:
     """Adaptive conformal inference (Gibbs and Candes 2021): the stretch follows the misses so far.
 
-    The stretch of a row is the (1 - alpha) quantile of the last `window` scores that were known at it, those of the
-    valid split first. alpha starts at the nominal rate of misses and moves by rate (nominal - miss) with every label
-    that has ended by then, over all series, within 0 to 1. Only labels of rows later than the valid split count, so a
-    forecast does not depend on how far back the table of rows reaches.
+    The stretch of a row is the (1 - alpha) quantile of the last scores that were known at it, those of the valid split
+    first. alpha starts at the nominal rate of misses and moves by rate (nominal - miss) with every label that has ended
+    by then, over all series, within 0 to 1. Targets overlap: where each spans k rows, k labels move alpha as much as
+    one that stands alone, and k times as many scores are remembered. Only labels of rows later than the valid split
+    count, so a forecast does not depend on how far back the table of rows reaches.
     """
 
     levels: tuple[float, ...] = LEVELS  # symmetric about 0.5
-    rate: float = 0.005  # of adaptation, a label
-    window: int = 1000  # scores that are remembered
+    rate: float = 0.01  # of adaptation, a label that overlaps no other
+    window: int = 500  # scores that are remembered, in labels that overlap no other
 
     def fit(self, law: Law, rows: dict[str, np.ndarray]) -> dict[str, Any]:
         """The last scores of each pair and horizon in order of time, and the time of the last row."""
-        quantiles, out = read_quantiles(law, self.levels), []
+        quantiles, out, overlaps = read_quantiles(law, self.levels), [], count_overlap(rows)
         for low, high in pairs(self.levels):
             scores = score_pair(quantiles, low, high, rows['target'])
-            kept = (_kept(scores, rows, h)[-self.window :] for h in range(scores.shape[1]))
-            out.append([k.tolist() for k in kept])
-        return {'scores_PxHxN': out, 'last': str(rows['time'][-1])}
+            out.append([_kept(scores, rows, h)[-self.window * k :].tolist() for h, k in enumerate(overlaps)])
+        return {'scores_PxHxN': out, 'overlap_H': overlaps, 'last': str(rows['time'][-1])}
 
     def apply(self, facts: dict[str, Any], law: Law, rows: dict[str, np.ndarray]) -> Quantiles:
         quantiles, time = read_quantiles(law, self.levels), rows['time']
@@ -84,26 +85,28 @@ class AdaptiveConformal:
                 if 'target' in rows:
                     scores = score_pair(quantiles, low, high, rows['target'])[:, h]
                     heard = live & rows['valid'][:, h] & np.isfinite(scores)
-                    factor[:, h] = self.follow(time, rows['label_end'][:, h], heard, scores, start, nominal)
+                    ends, overlap = rows['label_end'][:, h], facts['overlap_H'][h]
+                    factor[:, h] = self.follow(time, ends, heard, scores, start, nominal, overlap)
                 else:
                     factor[:, h] = _at_rank(sorted(start), nominal)
             stretch.append(factor)
         return stretch_pairs(quantiles, self.levels, stretch)
 
-    def follow(self, time, label_end, heard, scores, start: list[float], nominal: float) -> np.ndarray:
+    def follow(self, time, label_end, heard, scores, start: list[float], nominal: float, overlap: int) -> np.ndarray:
         """The stretch of every row [N]. Arrays [N]; `heard` marks the labels that count once they have ended."""
         labels = np.flatnonzero(heard)
         labels = labels[np.argsort(label_end[labels], kind='stable')]
         ended = np.searchsorted(label_end[labels].astype(time.dtype), time, side='right').tolist()
         labels, scores = labels.tolist(), scores.tolist()
         recent, ordered = collections.deque(start), sorted(start)
+        rate, most = self.rate / overlap, self.window * overlap
         stretch, alpha, read = [0.0] * len(time), nominal, 0
         for row in np.argsort(time, kind='stable').tolist():
             for label in labels[read : ended[row]]:
-                alpha = min(max(alpha + self.rate * (nominal - (scores[label] > stretch[label])), 0.0), 1.0)
+                alpha = min(max(alpha + rate * (nominal - (scores[label] > stretch[label])), 0.0), 1.0)
                 recent.append(scores[label])
                 bisect.insort(ordered, scores[label])
-                if len(recent) > self.window:
+                if len(recent) > most:
                     del ordered[bisect.bisect_left(ordered, recent.popleft())]
             read = max(read, ended[row])
             stretch[row] = _at_rank(ordered, alpha)

@@ -15,6 +15,8 @@ from scipy import special, stats
 from fjq.errors import InputError
 from fjq.forecast import Law, Quantiles
 
+_AT_ONCE = 1_000_000  # blocks that a bootstrap draws at a time
+
 
 class Test(NamedTuple):
     """A test statistic and its p-value; arrays where several columns are tested at once."""
@@ -119,10 +121,13 @@ def block_bootstrap(
         return Interval(-unknown, unknown)
     rng = np.random.Generator(np.random.Philox(seed))
     running = np.concatenate([np.zeros_like(values[:1]), np.cumsum(np.concatenate([values, values]), axis=0)])
-    starts = rng.integers(0, n, (draws, -(-n // block)))
-    lengths = np.full(starts.shape[1], block)
+    lengths = np.full(-(-n // block), block)
     lengths[-1] = n - block * (len(lengths) - 1)  # the last block is cut so that every resample has N rows
-    means = (running[starts + lengths] - running[starts]).sum(1) / n
+    means = []
+    for part in np.array_split(np.arange(draws), -(-draws * len(lengths) // _AT_ONCE)):
+        starts = rng.integers(0, n, (len(part), len(lengths)))
+        means.append((running[starts + lengths] - running[starts]).sum(1) / n)
+    means = np.concatenate(means)
     tails = (1 - level) / 2, (1 + level) / 2
     stretch = stats.t.ppf(tails[1], blocks - 1) / stats.norm.ppf(tails[1]) * np.sqrt(blocks / (blocks - 1))
     low, high = (estimate + stretch * (q - estimate) for q in np.quantile(statistic(means), tails, axis=0))

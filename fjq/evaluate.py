@@ -25,6 +25,7 @@ from fjq.scores import LOSSES, OF_VOLATILITY, Judged, all_positive, calibration,
 from fjq.task import Dataset
 from fjq.trained import Trained, forecast_table, predict_rows
 
+MOST_ERRORS = 400  # that a point forecast is dressed with; of more, so many quantiles
 LEAST_ANSWERED = 0.9  # a baseline that forecasts less of the targets is left out, not the targets
 
 
@@ -164,10 +165,12 @@ def dress_with_errors(law: Law, earlier: Law, earlier_rows: dict[str, np.ndarray
     point, target = np.asarray(earlier.mean(), np.float64), earlier_rows['target']
     known = earlier_rows['valid'] & np.isfinite(point)
     if not all_positive(earlier_rows):
-        return dress(law, np.where(known, target - point, 0).T, 'level', known.T.astype(np.float32))
+        errors, weight = _few(np.where(known, target - point, 0).T, known.T)
+        return dress(law, errors, 'level', weight)
     known &= point > 0
     errors = np.log(np.where(known, target, 1)) - np.log(np.where(known, point, 1))
-    return dress(law, errors.T, 'log', known.T.astype(np.float32))
+    errors, weight = _few(errors.T, known.T)
+    return dress(law, errors, 'log', weight)
 
 
 def write(findings: dict[str, Any], table: pa.Table, workdir: Path) -> None:
@@ -216,6 +219,16 @@ def is_known(findings: dict[str, Any], figure: str) -> bool:
     """Whether any forecaster has this figure at any horizon: some losses are of volatilities only."""
     values = [v for scores in findings['scores'].values() for v in scores[figure]]
     return bool(np.isfinite(np.array(values, np.float64)).any())
+
+
+def _few(errors: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Errors [H, E] and their weights for `dress`: the known ones, or of many their quantiles, a law that takes little
+    room a row and is as good."""
+    if errors.shape[1] <= MOST_ERRORS:
+        return errors, known.astype(np.float32)
+    levels = (np.arange(MOST_ERRORS) + 0.5) / MOST_ERRORS
+    rows = [np.quantile(e[k], levels) if k.any() else np.zeros(MOST_ERRORS) for e, k in zip(errors, known, strict=True)]
+    return np.stack(rows), np.repeat(known.any(1, keepdims=True), MOST_ERRORS, 1).astype(np.float32)
 
 
 def _common_mask(judged: list[Judged], rows: dict) -> np.ndarray:

@@ -11,7 +11,7 @@ from fjq.errors import InputError
 from fjq.forecast import Mixture, Quantiles
 
 LEVELS = (0.05, 0.1, 0.5, 0.9, 0.95)
-HORIZON = np.array([1, 4])
+HORIZON = np.array([1, 4])  # rows that a target is said to span
 
 
 def rng(*key):
@@ -77,7 +77,7 @@ def test_any_law_is_calibrated_at_the_levels():
 def test_a_change_of_regime_is_followed_by_the_adaptive_method_alone():
     law, rows = make(2000, seed=3)
     later, new = make(6000, seed=4, start=3000, drift=3e-4)
-    split, adaptive = SplitConformal(levels=LEVELS), AdaptiveConformal(levels=LEVELS, rate=0.02)
+    split, adaptive = SplitConformal(levels=LEVELS), AdaptiveConformal(levels=LEVELS, rate=0.05, window=200)
     fixed, moving = (m.apply(m.fit(law, rows), later, new) for m in (split, adaptive))
     assert (cover(fixed, new, 1, 2000) < 0.65).all()
     assert np.abs(cover(moving, new, 1, 2000) - 0.8).max() < 0.02
@@ -85,7 +85,7 @@ def test_a_change_of_regime_is_followed_by_the_adaptive_method_alone():
 
 def test_adaptive_by_brute_force():
     """alpha moves by rate (nominal - miss) with every label that has ended, and is read at the row."""
-    method = AdaptiveConformal(levels=LEVELS, rate=0.05, window=100)
+    method = AdaptiveConformal(levels=LEVELS, rate=0.05, window=40)
     law, rows = make(300, seed=5)
     facts = method.fit(law, rows)
     later, new = make(80, seed=6, start=400, drift=0.02)
@@ -102,9 +102,9 @@ def test_adaptive_by_brute_force():
                 alpha, scores = nominal, list(facts['scores_PxHxN'][p][h])
                 for j in ended:
                     edges = lo - stretch[j] * (hi - lo), hi + stretch[j] * (hi - lo)
-                    alpha = np.clip(alpha + 0.05 * (nominal - (not edges[0] <= y[j] <= edges[1])), 0, 1)
+                    alpha = np.clip(alpha + 0.05 / HORIZON[h] * (nominal - (not edges[0] <= y[j] <= edges[1])), 0, 1)
                     scores.append(max(lo - y[j], y[j] - hi) / (hi - lo))
-                scores = np.sort(scores[-100:])
+                scores = np.sort(scores[-40 * HORIZON[h] :])
                 stretch.append(
                     scores[int(np.clip(np.ceil((len(scores) + 1) * (1 - alpha) - 1e-9), 1, len(scores))) - 1]
                 )

@@ -34,6 +34,8 @@ class Coverage:
             lo, hi = (np.asarray(end, np.float64) for end in j.law.interval(self.level))
             inside[j.name], width[j.name] = (target >= lo) & (target <= hi), hi - lo
             quantiles = np.asarray(j.law.quantile(np.asarray(self.levels)), np.float64)
+            pit = np.full(mask.shape, np.nan)
+            pit[mask] = compare.pit(j.law, target, mask, seed=0)
             for h, horizon in enumerate(rows['horizon']):
                 line = {'horizon': str(horizon), 'forecaster': j.name, 'rows': int(mask[:, h].sum())}
                 overall.append(
@@ -43,7 +45,7 @@ class Coverage:
                         f'width {self.level:.0%}': _mean(width[j.name], mask, h),
                         'QICE': qice(quantiles[mask[:, h], h], target[mask[:, h], h], self.levels),
                     }
-                    | self._test(j.law, inside[j.name], rows, mask, h)
+                    | self._test(pit[:, h], inside[j.name][:, h], thin(rows, mask, h))
                 )
         volatility = rows.get('scale', width[model.name][:, 0])
         edges = np.nanquantile(volatility[mask.any(1)], [1 / 3, 2 / 3])
@@ -69,18 +71,15 @@ class Coverage:
             )
         return Study(tables, self._say(overall, model.name), charts)
 
-    def _test(self, law, inside: np.ndarray, rows: dict, mask: np.ndarray, h: int) -> dict[str, float]:
-        kept = thin(rows, mask, h)
+    def _test(self, pit: np.ndarray, inside: np.ndarray, kept: np.ndarray) -> dict[str, float]:
+        """The p-values of one horizon on the rows `kept`. pit, inside: [N]."""
         if len(kept) < 3:
             return {'independent': len(kept), 'p Kupiec': np.nan, 'p Christoffersen': np.nan, 'p PIT': np.nan}
-        chosen = np.zeros_like(mask)
-        chosen[kept, h] = True
-        pit = compare.pit(law, rows['target'], chosen, seed=0)
         return {
             'independent': len(kept),
-            'p Kupiec': float(compare.kupiec(inside[kept, h], self.level).p),
-            'p Christoffersen': float(compare.christoffersen(inside[kept, h], self.level).p),
-            'p PIT': float(stats.kstest(pit, 'uniform').pvalue),
+            'p Kupiec': float(compare.kupiec(inside[kept], self.level).p),
+            'p Christoffersen': float(compare.christoffersen(inside[kept], self.level).p),
+            'p PIT': float(stats.kstest(pit[kept], 'uniform').pvalue),
         }
 
     def _reliability(self, law, rows: dict, mask: np.ndarray) -> list[dict[str, float]]:

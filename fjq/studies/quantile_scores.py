@@ -30,26 +30,35 @@ class QuantileScores:
             raise InputError(f'no forecaster is called {self.reference!r}', remedy='choose one of ' + ', '.join(names))
         reference = self.reference or next(iter(others), '')
         blocks = [self.block] * mask.shape[1] if self.block else [2 * o for o in compare.count_overlap(rows)]
-        crps = {j.name: np.asarray(metrics.crps(rows['target'], j.law, mask, ())[0], np.float64) for j in judged}
-        scores, pinball = [], []
-        for h, horizon in enumerate(rows['horizon']):
-            keep = mask[:, h]
-            for j in judged:
-                line = {'horizon': str(horizon), 'forecaster': j.name, 'crps': float(crps[j.name][keep, h].mean())}
-                line['wis'] = _mean(metrics.wis(rows['target'], j.law, mask, 0, levels=self.intervals), h)
+        scores, pinball, crps = [], [], {}
+        for j in judged:
+            crps[j.name] = np.asarray(metrics.crps(rows['target'], j.law, mask, ())[0], np.float64)
+        for j in judged:
+            quantiles, losses, wis = self._losses(j.law, rows['target'])
+            for h, horizon in enumerate(rows['horizon']):
+                keep, line = mask[:, h], {'horizon': str(horizon), 'forecaster': j.name}
+                if not keep.any():
+                    continue
+                means = losses[keep, h].mean(0)
+                pinball.append(line | {f'q{100 * p:g}': float(x) for p, x in zip(self.levels, means, strict=True)})
+                line |= {'crps': float(crps[j.name][keep, h].mean()), 'wis': float(wis[keep, h].mean())}
                 if reference:
                     both = np.stack([crps[j.name][keep, h], crps[reference][keep, h]], 1)
                     line |= self._with_interval('skill', both, compare.relative_skill, blocks[h])
-                median = np.asarray(j.law.quantile(0.5), np.float64)[keep, h]
-                scores.append(line | self._direction(rows['target'][keep, h], median, blocks[h]))
-        for j in judged:
-            losses = {p: metrics.pinball(rows['target'], j.law, mask, 0, level=p) for p in self.levels}
-            for h, horizon in enumerate(rows['horizon']):
-                line = {'horizon': str(horizon), 'forecaster': j.name}
-                pinball.append(line | {f'q{100 * p:g}': _mean(pair, h) for p, pair in losses.items()})
+                scores.append(line | self._direction(rows['target'][keep, h], quantiles[keep, h], blocks[h]))
         tables = {f'Scores{f", skill against {reference}" if reference else ""}': scores, 'Pinball loss': pinball}
         sentences = self._say(scores, names[0], reference) if reference else []
         return Study(tables, sentences, [self._fan(judged[0], rows)])
+
+    def _losses(self, law, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(median [N, H], pinball losses at the levels [N, H, Q], WIS [N, H]), from one look at the law."""
+        ends = [p for level in self.intervals for p in ((1 - level) / 2, (1 + level) / 2)]
+        asked = np.array([*self.levels, *ends, 0.5])
+        quantiles = np.asarray(law.quantile(asked), np.float64)
+        error = target[..., None] - quantiles
+        losses = np.maximum(asked * error, (asked - 1) * error)
+        count = len(self.levels)
+        return quantiles[..., -1], losses[..., :count], 2 * losses[..., count:].mean(-1)  # Bracher et al., equation 3
 
     def _direction(self, target: np.ndarray, median: np.ndarray, block: int) -> dict[str, float]:
         """Rank correlation of the median with the target, and the share of its signs that are right."""
@@ -102,8 +111,3 @@ class QuantileScores:
 def _correlation(means: np.ndarray) -> np.ndarray:
     x, y, xx, yy, xy = np.moveaxis(means, -1, 0)
     return (xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y))
-
-
-def _mean(pair, h: int) -> float:
-    total, weight = (np.asarray(p, np.float64)[h] for p in pair)
-    return float(total / weight) if weight else np.nan
