@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fjq.config import from_json, nearest, to_dict
+from fjq.config import Experiment, from_json, nearest, to_dict
 from fjq.errors import InputError
 from fjq.mqc_flags import ALIASES, COMMANDS, SWITCHES, Flag
 
@@ -115,7 +115,7 @@ def translate(name: str, asked: dict[str, str], rest: list[str]) -> list[list[st
         config = find_config('tokenizer', asked.get('preset', ''))
         run = _folder(asked.get('out', TOKENIZER_RUN))
         fields = _fields(name, asked, config) + rest
-        last = [w for w in fields if not w.startswith(('--config.train.', '--fresh'))]
+        last = [w for w in fields if not w.startswith(('--config.train.', '--config.optim.', '--fresh'))]
         base = [f'--config={config}', f'--workdir={run}']
         return [[*base, *fields], [*base, '--job=tokenize', *last]]
     if name == 'decode' and 'bins' not in asked:
@@ -202,7 +202,7 @@ def _fields(name: str, asked: dict[str, str], config: str, run: str = '') -> lis
         out['data.generate.seed_tokens'] = tuple(map(int, words))
     if 'seq_len' in asked and name in (*STAGES, 'validate'):
         length = _number(asked, 'seq_len')
-        out |= {'data.length': length} | ({'task.gpt.length': length} if length > _default(config, 'length') else {})
+        out |= {'data.length': length} | ({'task.gpt.length': length} if length > _load(config).task.gpt.length else {})
     if 'vocab' in asked:
         out |= _vocabulary(_number(asked, 'vocab'), asked.get('preset', ''))
     if 'horizon' in asked and name in STAGES:
@@ -210,8 +210,12 @@ def _fields(name: str, asked: dict[str, str], config: str, run: str = '') -> lis
         ahead = (*(h for h in (1, 8, 32) if h < horizon), horizon)
         out |= {'data.horizons': ahead, 'task.horizons': ahead}
     flags = [f'--config.{field}={_literal(value)}' for field, value in out.items()]
+    steps = _number(asked, 'steps') if 'steps' in asked else 0
     if 'epochs' in asked:
-        flags.append(f'--config.train.steps={count_updates(config, flags, _number(asked, "epochs"), run)}')
+        steps = count_updates(config, flags, _number(asked, 'epochs'), run)
+        flags.append(f'--config.train.steps={steps}')
+    if steps and steps <= (warmup := _load(config).optim.warmup_steps):
+        flags.append(f'--config.optim.warmup_steps={min(warmup, steps // 10)}')
     return flags
 
 
@@ -231,11 +235,9 @@ def count_updates(config: str, flags: list[str], epochs: int, run: str) -> int:
     """Updates of so many passes over the training windows, which only the data can tell."""
     from ast import literal_eval
 
-    from fjq.launch import load_config
     from fjq.run import cache_folder
 
-    file, _, variant = config.partition(':')
-    settings = load_config(file, variant)
+    settings = _load(config)
     for flag in flags:
         path, _, value = flag.removeprefix('--config.').partition('=')
         *parents, leaf = path.split('.')
@@ -273,11 +275,11 @@ def _folder(path: str) -> str:
     return path.removesuffix('.pt')
 
 
-def _default(config: str, field: str) -> int:
+def _load(config: str) -> Experiment:
     from fjq.launch import load_config
 
     file, _, variant = config.partition(':')
-    return getattr(load_config(file, variant).task.gpt, field)
+    return load_config(file, variant)
 
 
 def _number(asked: dict[str, str], name: str) -> int:

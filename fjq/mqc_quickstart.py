@@ -85,7 +85,7 @@ def split_times(candles: list[Candles]) -> dict[str, Any]:
 def plan(root: Path, folder: Path, asset: str, split: dict[str, Any], seed: str) -> list[list[str]]:
     """The arguments of every `fjq.launch`, in order."""
     data = {'data.path': folder, 'data.quality': 'repair', 'seed': seed, 'cache': root / 'cache', **split}
-    tokenizer = {'task.codes': CODES, 'train.steps': STEPS['tokenizer'], **data}
+    tokenizer = {'task.codes': CODES, **length('tokenizer'), **data}
     base = [f'--config={mqc.find_config("tokenizer")}', f'--workdir={root / "tokenizer"}']
     out = [[*base, *flags(tokenizer)], [*base, '--job=tokenize', *flags(tokenizer)]]
     shared = STAGE_FIELDS | {'data.tokenizer.path': root / 'tokenizer' / 'tokenizer'} | data
@@ -93,13 +93,18 @@ def plan(root: Path, folder: Path, asset: str, split: dict[str, Any], seed: str)
     for stage in mqc.STAGES:
         base = [f'--config={mqc.find_config(stage, "learned")}', f'--workdir={root / stage}']
         one = shared | {'data.assets': (asset,)}
-        trains = (shared if stage == 'pretrain' else one) | {'train.steps': STEPS[stage]}
+        trains = (shared if stage == 'pretrain' else one) | length(stage)
         if before:
             trains['init_from'] = root / before
         out += [[*base, *flags(trains)], [*base, '--job=evaluate', *flags(one)]]
         reports.append([*base, '--job=report'])
         before = stage
     return [*out, [*base, '--job=generate', *flags(shared)], *reports]
+
+
+def length(run: str) -> dict[str, int]:
+    """Updates of a run, a tenth of them to warm up."""
+    return {'train.steps': STEPS[run], 'optim.warmup_steps': STEPS[run] // 10}
 
 
 def flags(fields: dict[str, Any]) -> list[str]:

@@ -121,7 +121,9 @@ def test_commands_and_aliases(word, config, job):
 
 def test_tokenize_trains_and_then_writes():
     train, write = translated('tokenize', '--steps', '9', '--num_codes', '64', '--out', 'runs/t')
-    assert fields(train) == {'train.steps': '9', 'task.codes': '64'} and fields(write) == {'task.codes': '64'}
+    assert fields(train) == {'train.steps': '9', 'task.codes': '64', 'optim.warmup_steps': '0'} and fields(write) == {
+        'task.codes': '64'
+    }
     assert '--job=tokenize' in write and '--workdir=runs/t' in write
     assert '--job=tokenize' in only('tokenize', '--bins')
 
