@@ -19,13 +19,13 @@ from scipy.signal import lfilter
 
 from fjq.config import nearest
 from fjq.data.bars import Bars
-from fjq.data.sessions import after_break
+from fjq.data.sessions import MINUTE, after_break
 from fjq.errors import InputError
 
 TINY = 1e-10  # added to denominators, as the original does
 LEAST_VARIANCE = 1e-10  # added under logs: the square of a thousandth of a per cent
 LEAST_MOVE = 1e-5  # its root
-BREAK_BARS = 6  # bars without trades that end a session
+BREAK = 30 * MINUTE  # without bars ends a session
 
 
 class Feature(NamedTuple):
@@ -76,10 +76,14 @@ def log_returns(bars: Bars) -> np.ndarray:
     return np.log(bars.close / before)
 
 
-def bar_returns(bars: Bars, break_bars: int = BREAK_BARS) -> np.ndarray:
+def opens_session(bars: Bars) -> np.ndarray:
+    """Which bars [N] are the first, or come more than half an hour after the end of the one before."""
+    return after_break(bars.time, bars.length + BREAK)
+
+
+def bar_returns(bars: Bars) -> np.ndarray:
     """Log returns of single bars [N]: the first of a session counts from its own open, so no night is among them."""
-    opens = after_break(bars.time, (break_bars + 1) * bars.length)
-    return np.where(opens, np.log(bars.close / bars.open), log_returns(bars))
+    return np.where(opens_session(bars), np.log(bars.close / bars.open), log_returns(bars))
 
 
 def ewma_volatility(returns: np.ndarray, decay: float) -> np.ndarray:
@@ -163,9 +167,8 @@ def _bollinger_width(b: Bars) -> np.ndarray:
 def _vwap_deviation(b: Bars) -> np.ndarray:
     """The mean typical price of the session so far, weighted by volume; without volume the price itself."""
     typical = (b.high + b.low + b.close) / 3
-    opens = after_break(b.time, (BREAK_BARS + 1) * b.length)
     out = np.empty(len(b))
-    for start, end in _pairs(np.flatnonzero(opens), len(b)):
+    for start, end in _pairs(np.flatnonzero(opens_session(b)), len(b)):
         volume, price = np.cumsum(b.volume[start:end]), typical[start:end]
         paid = np.cumsum(b.volume[start:end] * (price - price[0]))  # from the first, for the digits
         vwap = price[0] + np.divide(paid, volume, out=price - price[0], where=volume > 0)

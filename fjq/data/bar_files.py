@@ -1,6 +1,7 @@
 """Files of bars of any common vendor, read by name: what is in them, verified, as bars of one instrument.
 
   datetime,open,high,low,close,volume[,symbol]    most vendors, and K-lines (`timestamps`)
+  date,time,open,high,low,close,volume            a day and a time of the day
   2010-01-04 09:30:00,112.3,112.4,112.2,112.4,99  FirstRate: no header
   20110103 090100;126.35;126.39;126.35;126.39;99  NinjaTrader: no header, UTC, stamped at the end of the bar
   ts_event,...,instrument_id,open,...,symbol      Databento ohlcv: prices as such or as integers of 1e-9
@@ -79,7 +80,8 @@ class BarFile:
         if not table.num_rows:
             raise InputError('it holds no bar', file=file, remedy='give a file with rows')
         zone = 'UTC' if vendor == 'ninja' else self.stamp_zone or self.timezone
-        stamps = _instants(table[time], file, time, zone)
+        column = _join_date(table, names) if time == names.get('time') and 'date' in names else table[time]
+        stamps = _instants(column, file, time, zone)
         values = {field: _numbers(table, names, field, file) for field in FIELDS}
         if time.lower() == 'ts_event' and all(pa.types.is_integer(table[names[f]].type) for f in FIELDS[:4]):
             values |= {f: np.where(values[f] < ABSENT, values[f] * FIXED_POINT, np.nan) for f in FIELDS[:4]}
@@ -90,7 +92,8 @@ class BarFile:
             check_order(stamps, rows, file, time)
         else:
             quotes = sort_contracts(quotes, file, time)
-        length = find_length(np.unique(quotes.time), quotes.row, file, time)
+        moments, first = np.unique(quotes.time, return_index=True)
+        length = find_length(moments, quotes.row[first], file, time)
         joined, rolls = join_contracts(quotes)
         if rolls:
             bridged = sum(roll.bridged for roll in rolls)
@@ -115,7 +118,7 @@ class BarFile:
                 file=file,
                 column=column,
                 row=other,
-                remedy=f'set data.symbol to one of them, or data.contracts to {column} where they are futures of one root',
+                remedy=f'set data.symbol to one, or data.contracts to {column} where they are futures of one root',
             )
         name = self.symbol or (found[0] if found else '')
         if name not in found:
@@ -170,6 +173,12 @@ def _numbers(table: pa.Table, names: dict[str, str], field: str, file) -> np.nda
         return np.full(table.num_rows, np.nan)
     cast = source.cast_columns(table, {names[field]: 'number'}, (), file)
     return cast[names[field]].fill_null(np.nan).to_numpy().astype(np.float64)
+
+
+def _join_date(table: pa.Table, names: dict[str, str]) -> pa.ChunkedArray:
+    """A column of dates and one of times of the day as one of stamps."""
+    parts = [table[names[n]].cast(pa.string()) for n in ('date', 'time')]
+    return pc.binary_join_element_wise(*parts, ' ')
 
 
 def _instants(column: pa.ChunkedArray, file, name: str, zone: str) -> np.ndarray:

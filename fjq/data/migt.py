@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from fjq.data.bar_features import BREAK_BARS, bar_returns, compute_features, ewma_volatility, find_features, warm_up
+from fjq.data.bar_features import bar_returns, compute_features, ewma_volatility, find_features, opens_session, warm_up
 from fjq.data.bar_files import BarFile
 from fjq.data.bar_table import read_or_compute
 from fjq.data.bars import Bars, hold_to_hours, resample
 from fjq.data.fragments import InOrder, Shuffled
-from fjq.data.sessions import DAY, after_break, find_zone, read_clock, to_wall
+from fjq.data.sessions import DAY, find_zone, read_clock, to_wall
 from fjq.data.windows import Parts, Split, split_at, walk_forward
 from fjq.errors import InputError
 from fjq.log import say
@@ -55,7 +55,7 @@ class MigtData(BarFile):
     window: int = 288  # T, slots
     span: str = 'clock'  # a window holds the bars of the last T bars' 'clock' time, or the last T 'bars' over any break
     min_bars: int = 48  # least bars of a window
-    across_breaks: bool = True  # whether targets may span a break of more than half an hour (6 bars)
+    across_breaks: bool = True  # whether targets may span a break of more than half an hour
     decay: float = 0.97  # of the volatility, a bar
     stride: int = 1  # bars between rows
     batch_rows: int = 128
@@ -263,7 +263,7 @@ class MigtDataset:
         b = self.bars
         last = end[:, None] + np.array(self.horizons)
         inside, last = last < len(b), np.minimum(last, len(b) - 1)
-        session = np.cumsum(after_break(b.time, (BREAK_BARS + 1) * b.length))
+        session = np.cumsum(opens_session(b))
         valid = inside & (b.piece[last] == b.piece[end][:, None])
         if not self.config.across_breaks:
             valid &= session[last] == session[end][:, None]

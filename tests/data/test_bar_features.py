@@ -15,6 +15,7 @@ from fjq.data.bar_features import (
     compute_features,
     ewma_volatility,
     find_features,
+    opens_session,
     warm_up,
 )
 from fjq.data.sessions import MINUTE
@@ -125,6 +126,13 @@ def test_the_spread_of_a_bounce_is_found():
     ask, bid = middle * (1 + half), middle * (1 - half)
     bars = dataclasses.replace(sessions(1, n), open=bid, high=ask, low=bid, close=ask)
     np.testing.assert_allclose(compute_features(bars, ('high_low_spread',))[5:, 0], 2 * half, rtol=0.01)
+
+
+@pytest.mark.parametrize('minutes', [5, 15, 60])
+def test_an_hour_without_bars_is_a_break_at_any_interval(minutes):
+    starts = MINUTE * np.concatenate([np.arange(0, 240, minutes), np.arange(300, 540, minutes)])
+    bars = make_bars(starts, length=minutes * MINUTE)
+    np.testing.assert_array_equal(opens_session(bars).nonzero()[0], [0, 240 // minutes])
 
 
 def test_volatility_has_no_night_in_it_and_weights_that_sum_to_one():

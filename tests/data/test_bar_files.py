@@ -44,6 +44,13 @@ def named_csv(bars, folder):
     return BarFile(path=str(folder / 'x.csv'))
 
 
+def date_and_time(bars, folder):
+    local = new_york(bars)
+    table = {'Date': local.strftime('%Y-%m-%d'), 'Time': local.strftime('%H:%M:%S'), **columns(bars)}
+    pacsv.write_csv(pa.table({n: pa.array(v) for n, v in table.items()}), folder / 'x.csv')
+    return BarFile(path=str(folder / 'x.csv'))
+
+
 def k_lines_at_the_end(bars, folder):
     stamps = (bars.time + MINUTE).astype('datetime64[ns]').astype('datetime64[s]')
     pacsv.write_csv(pa.table({'timestamps': stamps, **columns(bars), 'amount': bars.volume}), folder / 'x.csv')
@@ -95,6 +102,7 @@ def parquet(bars, folder):
 
 VENDORS = (
     named_csv,
+    date_and_time,
     k_lines_at_the_end,
     first_rate,
     ninja_trader,
