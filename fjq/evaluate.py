@@ -21,7 +21,7 @@ from fjq.config import Evaluate, Experiment
 from fjq.errors import InputError
 from fjq.forecast import Law, Point, dress
 from fjq.log import say
-from fjq.scores import LOSSES, OF_VOLATILITY, Judged, all_positive, calibration, difference, score
+from fjq.scores import LOSSES, OF_VOLATILITY, Judged, all_positive, calibration, difference, format_time, score
 from fjq.task import Dataset
 from fjq.trained import Trained, forecast_table, predict_rows
 
@@ -102,8 +102,8 @@ def judge(
         'name': config.name,
         'split': settings.split,
         'dressed_with': _earlier(settings.split),
-        'first': str(rows['time'][0]),
-        'last': str(rows['time'][-1]),
+        'first': format_time(rows['time'][0]),
+        'last': format_time(rows['time'][-1]),
         'horizons': [str(h) for h in rows['horizon']],
         'rows': mask.sum(0).tolist(),
         'independent': [compare.effective_size(int(n), o) for n, o in zip(mask.sum(0), overlaps, strict=True)],

@@ -18,6 +18,7 @@ from fjq.scores import LEVELS_OF_COVERAGE
 from fjq.studies import Chart
 
 SHOWN = ('qlike', 'huber_log1p', 'mae', 'rmse', 'r2', 'spearman', 'crps', 'coverage_50', 'coverage_80', 'coverage_90')
+MOST_DRAWN = 500  # rows of a figure of forecasts, the last ones
 
 _DIFFERENCES = (
     '{loss} of each baseline minus that of the model; above 0 the model is better. Intervals: 95 %, block bootstrap. '
@@ -91,6 +92,7 @@ def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Bloc
     studies = findings.get('studies', {})
     yield Text(' '.join(conclude(findings | {'studies': {}})))
     period = f'{findings["first"]} to {findings["last"]}'
+    columns = _read_forecasts(findings, workdir) if plots else {}
     shown = [name for name in SHOWN if is_known(findings, name)]
     for h, horizon in enumerate(findings['horizons']):
         yield Heading(f'Horizon {horizon}: {findings["split"]}, {period}, {findings["rows"][h]} rows')
@@ -116,7 +118,7 @@ def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Bloc
         if plots:
             if differences:
                 yield Figure('Differences to the baselines', plots.plot_differences(differences, findings['loss']))
-            yield Figure('Forecast against truth', _forecast_figure(findings, workdir, h, plots))
+            yield Figure('Forecast against truth', _forecast_figure(findings, columns, h, plots))
     mean = lambda scores, level: float(np.mean(scores[f'coverage_{level * 100:.0f}']))
     coverage = {n: {lv: mean(s, lv) for lv in LEVELS_OF_COVERAGE} for n, s in findings['scores'].items()}
     yield Heading('Calibration')
@@ -143,16 +145,21 @@ def _study(name: str, study: dict[str, Any], plots) -> Iterator[Block]:
             yield Figure(chart['title'], plots.plot_chart(Chart(**chart)))
 
 
-def _forecast_figure(findings: dict[str, Any], workdir: Path, h: int, plots) -> bytes:
-    table = pq.read_table(workdir / 'forecasts' / f'{findings["split"]}.parquet')
-    columns = {n: table[n].to_numpy() for n in table.column_names}
-    here = columns['horizon'].astype(str) == findings['horizons'][h]
+def _forecast_figure(findings: dict[str, Any], columns: dict[str, np.ndarray], h: int, plots) -> bytes:
+    """The last rows of a horizon. columns: those of the table of forecasts."""
+    here = columns['horizon'] == findings['horizons'][h]
     forecasts = {}
     for name in findings['scores']:
-        mine = here & (columns['model'] == name)
+        mine = np.flatnonzero(here & (columns['model'] == name))[-MOST_DRAWN:]
         forecasts[name] = {n: columns[n][mine] for n in ('time', 'point', 'q10', 'q90', 'target') if n in columns}
     first = next(iter(forecasts.values()))
     return plots.plot_forecast(first['time'], first['target'], forecasts)
+
+
+def _read_forecasts(findings: dict[str, Any], workdir: Path) -> dict[str, np.ndarray]:
+    table = pq.read_table(workdir / 'forecasts' / f'{findings["split"]}.parquet')
+    columns = {n: table[n].to_numpy() for n in table.column_names}
+    return columns | {n: columns[n].astype(str) for n in ('horizon', 'model')}
 
 
 def _training(workdir: Path, plots) -> Iterator[Block]:

@@ -96,6 +96,12 @@ def calibration(judged: Judged, rows: dict, mask: np.ndarray) -> dict[str, list]
     return {'pit': (np.histogram(pit, PIT_BINS, (0, 1))[0] / max(len(pit), 1)).tolist()}
 
 
+def format_time(moment) -> str:
+    """A time of rows without the zeros that its unit adds: 2022-05-16, or 2022-05-16T13:00."""
+    moment = np.asarray(moment)[()]
+    return str(np.datetime_as_string(moment, unit='auto') if moment.dtype.kind == 'M' else moment)
+
+
 def all_positive(rows: dict) -> bool:
     return bool((rows['target'][rows['valid']] > 0).all())
 

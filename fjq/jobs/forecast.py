@@ -7,6 +7,7 @@ from fjq.config import Experiment
 from fjq.evaluate import dress_with_errors, table_with_point, write_forecasts
 from fjq.log import say
 from fjq.run import adopt_task, changes_since_training, open_data
+from fjq.scores import format_time
 from fjq.task import Dataset
 from fjq.trained import Trained, predict_rows
 
@@ -27,7 +28,7 @@ def run(config: Experiment, workdir: Path) -> None:
     write_forecasts(table, path)
     if changed := changes_since_training(workdir, dataset.fingerprint()):
         say(f'the data are not those of the training: {", ".join(changed)} differ')
-    say(f'{path}: {table.num_rows} forecasts, {rows["time"][0]} to {rows["time"][-1]}')
+    say(f'{path}: {table.num_rows} forecasts, {format_time(rows["time"][0])} to {format_time(rows["time"][-1])}')
 
 
 def calibrate(config: Experiment, trained: Trained, dataset: Dataset, workdir: Path) -> Calibration:

@@ -72,7 +72,8 @@ class Backtest:
                 figures, times, equity = self.judge(trades)
                 results[name] = figures
                 lines.append({'horizon': str(horizon), 'positions': name} | figures)
-                curves[f'{name}, horizon {horizon}'] = (times, equity)
+                if name != LONG or LONG not in curves:  # of all horizons it is the same but for when it starts
+                    curves[LONG if name == LONG else f'{name}, horizon {horizon}'] = (times, equity)
             sentences.append(self._say(str(horizon), results[judged[0].name], results[LONG]))
         return Study({'After costs': lines}, sentences, _equity_charts(curves))
 

@@ -47,6 +47,7 @@ class Coverage:
                     }
                     | self._test(pit[:, h], inside[j.name][:, h], thin(rows, mask, h))
                 )
+        overall.sort(key=lambda line: [str(h) for h in rows['horizon']].index(line['horizon']))
         volatility = rows.get('scale', width[model.name][:, 0])
         edges = np.nanquantile(volatility[mask.any(1)], [1 / 3, 2 / 3])
         terciles = {
@@ -91,13 +92,17 @@ class Coverage:
         ]
 
     def _say(self, overall: list[dict[str, Any]], model: str) -> list[str]:
-        off = {line['horizon']: line[f'coverage {self.level:.0%}'] for line in overall if line['forecaster'] == model}
-        wrong = {h: c for h, c in off.items() if not abs(c - self.level) <= self.tolerance}
-        promise = f'the {self.level:.0%} interval of {model}'
+        promise = f'The {self.level:.0%} interval of {model}'
+        wrong = []
+        for line in overall:
+            share = line[f'coverage {self.level:.0%}']
+            if line['forecaster'] != model or abs(share - self.level) <= self.tolerance:
+                continue
+            chance = ', as chance may have it' if line['p Kupiec'] > 0.05 else ''
+            wrong.append(f'{share:.1%} at horizon {line["horizon"]} ({line["independent"]} independent rows{chance})')
         if not wrong:
-            return [f'{promise[0].upper()}{promise[1:]} covers within {self.tolerance:.1%} of that at every horizon.']
-        shares = ', '.join(f'{c:.1%} at horizon {h}' for h, c in wrong.items())
-        return [f'{promise[0].upper()}{promise[1:]} is off by more than {self.tolerance:.1%}: it covers {shares}.']
+            return [f'{promise} covers within {self.tolerance:.1%} of that at every horizon.']
+        return [f'{promise} is off by more than {self.tolerance:.1%}: it covers {", ".join(wrong)}.']
 
 
 def qice(quantiles: np.ndarray, target: np.ndarray, levels: tuple[float, ...]) -> float:

@@ -8,6 +8,7 @@ from scipy import stats
 
 from fjq import compare, metrics
 from fjq.errors import InputError
+from fjq.scores import format_time
 from fjq.studies import Chart, Study
 
 
@@ -46,6 +47,8 @@ class QuantileScores:
                     both = np.stack([crps[j.name][keep, h], crps[reference][keep, h]], 1)
                     line |= self._with_interval('skill', both, compare.relative_skill, blocks[h])
                 scores.append(line | self._direction(rows['target'][keep, h], quantiles[keep, h], blocks[h]))
+        for lines in (scores, pinball):
+            lines.sort(key=lambda line: [str(h) for h in rows['horizon']].index(line['horizon']))
         tables = {f'Scores{f", skill against {reference}" if reference else ""}': scores, 'Pinball loss': pinball}
         sentences = self._say(scores, names[0], reference) if reference else []
         return Study(tables, sentences, [self._fan(judged[0], rows)])
@@ -104,7 +107,7 @@ class QuantileScores:
         lines = {f'q{100 * p:g}': quantiles[last, order, i] for i, p in enumerate(self.levels)}
         names = list(lines)
         bands = [(names[i], names[-1 - i]) for i in range(len(names) // 2)]
-        title = f'Forecast of {rows["id"][last]} at {rows["time"][last]}'
+        title = f'Forecast of {rows["id"][last]} at {format_time(rows["time"][last])}'
         return Chart(title, np.asarray(rows['horizon'])[order], lines, 'horizon', 'target', bands)
 
 
