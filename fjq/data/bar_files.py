@@ -62,7 +62,10 @@ class BarFile:
         head = _first_line(path)
         if head[:1].isdigit():
             return self._make(*_read_nameless(path, head), file=path)
-        return self._make(source.read_columns(path, source.column_names(path)), '', file=path)
+        names = source.column_names(path)
+        if twins := [n for n in names if names.count(n) > 1]:
+            raise InputError('two columns have this name', file=path, column=twins[0], remedy='keep one')
+        return self._make(source.read_columns(path, names), '', file=path)
 
     def from_table(self, table: pa.Table) -> Bars:
         """The bars of a table in memory with named columns."""
@@ -187,6 +190,8 @@ def _instants(column: pa.ChunkedArray, file, name: str, zone: str) -> np.ndarray
         row = int(np.argmax(column.is_null().to_numpy()))
         raise InputError('a missing value', file=file, column=name, row=row, remedy='correct or remove the row')
     kind = column.type
+    if pa.types.is_time(kind):
+        raise InputError('a time of the day has no day', file=file, column=name, remedy='add a column called date')
     time = read_times(column, file, name).astype('datetime64[ns]').astype(np.int64)
     if pa.types.is_temporal(kind):
         absolute = getattr(kind, 'tz', None) is not None

@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import ndtri
 
-from fjq.data.migt import MigtData, MigtDataset
+from fjq.data.bar_windows import BarWindows
+from fjq.data.migt import MigtData
 from fjq.data.sessions import DAY, MINUTE, to_instants
 from fjq.data.synthetic.calendar import is_session, parse_date
 from fjq.data.synthetic.draws import generator
@@ -62,10 +63,10 @@ class SimulatedMigtData(MigtData):
             os.replace(part, path)
         return MigtData(**fields | WRITTEN | {'path': str(path)})
 
-    def open(self, cache: str | os.PathLike, parallel: Parallel) -> MigtDataset:
+    def open(self, cache: str | os.PathLike, parallel: Parallel) -> BarWindows:
         return self.locate(cache, parallel).open(cache, parallel)
 
-    def from_table(self, table: pa.Table) -> MigtDataset:
+    def from_table(self, table: pa.Table) -> BarWindows:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(MigtData)}
         return MigtData(**fields | WRITTEN).from_table(table)
 
@@ -84,7 +85,7 @@ class SimulatedMigtData(MigtData):
         return _simulate(self.start, self.sessions, self.minutes, self.volatility, self.market_seed)
 
     def oracle(self, rows: dict[str, np.ndarray], levels: tuple[float, ...]) -> np.ndarray:
-        """The true conditional quantiles [N, H, Q] of the targets of `MigtDataset.rows`, NaN beyond the simulation."""
+        """The true conditional quantiles [N, H, Q] of the targets of `BarWindows.rows`, NaN beyond the simulation."""
         sd = self.oracle_sd(rows)
         return sd[..., None] * ndtri(np.array(levels))
 

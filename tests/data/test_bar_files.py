@@ -170,6 +170,11 @@ BAD_FILES = {
         'time,open,high,low,close,volume\n2024-01-02 09:30:00,1,1,1,,1\n',
         "column 'close', row 0: a missing value",
     ),
+    'twins.csv': (
+        'time,open,high,low,close,volume,volume\n2024-01-02 09:30,1,1,1,1,1,1\n',
+        'two columns have this name',
+    ),
+    'clock.csv': ('time,open,high,low,close,volume\n09:30:00,1,1,1,1,1\n', 'a time of the day has no day'),
     'x.parquet': ('no parquet', 'not a parquet file'),
     'x.feather': ('', 'unknown format'),
 }
