@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fjq.models.candle_autoencoder import AutoencoderTask, CandleAutoencoder
+from fjq.models.candle_files import from_model_state_dict
 from fjq.nn import quantize
 from fjq.tokenizers.features import candle_features
-from interop.candle_autoencoder import from_torch
 from interop.check import Check, compare
 from interop.files import read_npz, read_state
 
@@ -74,7 +74,7 @@ def load(stem: str | Path) -> tuple[AutoencoderTask, dict, dict]:
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     params, extra = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
     state = read_state(f'{stem}.safetensors')
-    params, extra = from_torch(state, params, extra, file=f'{stem}.safetensors')
+    params, extra = from_model_state_dict(state, params, extra, file=f'{stem}.safetensors')
     fresh = quantize.make_codebook(extra['book_0']['embedding'])['spare_draw']
     extra['book_0']['spare_draw'] = np.asarray(fresh)
     return task, *jax.tree.map(jnp.asarray, (params, extra))

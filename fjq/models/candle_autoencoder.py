@@ -22,10 +22,13 @@ import numpy as np
 from flax import nnx
 
 from fjq.bridge import Pure
+from fjq.checkpoint import Weights
+from fjq.config import Experiment
 from fjq.data.candle_windows import CandleWindows
 from fjq.errors import InputError
 from fjq.forecast import Point
 from fjq.keys import make_key
+from fjq.models import candle_files
 from fjq.nn import quantize
 from fjq.nn.conv import Conv1d
 from fjq.nn.dense import Dense
@@ -228,6 +231,14 @@ class AutoencoderTask:
         extra, counts = self.current(extra, True, False), _counts(batch)
         _, q, *_ = self.quantize(extra, self.vectors(params, extra, batch['features'], counts))
         return self._read(extra, self._decode(params, q, counts))
+
+    def torch_files(self, experiment: Experiment, weights: Weights) -> dict[str, dict]:
+        """`tokenizer_model.pt` as the original reads it; none of a model that the original does not have."""
+        c = self.config
+        if not (c.compat and c.quantizer == 'vq'):
+            return {}
+        extra = jax.tree.map(np.asarray, self.current(weights.extra, True, False))
+        return {candle_files.FILE: candle_files.checkpoint_file(weights.params, extra, hidden=c.hidden)}
 
     def current(self, extra, due, mark: bool):
         """The state with the last update's sums folded in where they are `due`; `mark`: counts the update."""

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from fjq import torch_file
+from fjq.checkpoint import Weights
 from fjq.errors import InputError
 from fjq.models.candle_autoencoder import CandleAutoencoder
 from interop import microchat_vqvae, parity
@@ -27,14 +29,21 @@ def test_the_files_of_the_original_come_back_bit_by_bit(golden_dir):
         np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
-def test_a_checkpoint_with_its_config_beside_the_weights(golden_dir, tmp_path):
+def test_the_checkpoint_of_the_original(golden_dir, tmp_path):
+    """Written by us, read by PyTorch and by us again."""
     torch = pytest.importorskip('torch')
-    state = {n: torch.tensor(v) for n, v in load_file(golden_dir / 'microchat_vqvae_tiny.safetensors').items()}
-    file = tmp_path / 'tokenizer_model.pt'
-    torch.save(
-        {'state_dict': state, 'config': {'type': 'ohlc_candle'}, 'normalization': {'mean': [0.0], 'std': [1.0]}}, file
-    )
-    assert set(read_state(file)) == set(state)
+    task, params, extra = microchat_vqvae.load(golden_dir / 'microchat_vqvae_tiny')
+    weights = Weights(0, params, extra, {}, {})
+    ((name, content),) = task.torch_files(None, weights).items()
+    torch_file.write(tmp_path / name, content)
+    file = torch.load(tmp_path / name, weights_only=True)
+    assert file['config'] == {'type': 'ohlc_candle', 'num_codes': 32, 'emb_dim': 8, 'hidden_dim': 16, 'input_dim': 5}
+    np.testing.assert_allclose(file['normalization']['std'], extra['std'])
+    state = load_file(golden_dir / 'microchat_vqvae_tiny.safetensors')
+    again = read_state(tmp_path / name)
+    for key, value in state.items():
+        np.testing.assert_array_equal(again[key], value, err_msg=key)
+        np.testing.assert_array_equal(file['state_dict'][key].numpy(), value, err_msg=key)
 
 
 def fresh(config):
