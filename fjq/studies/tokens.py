@@ -85,7 +85,7 @@ class TokenScores:
         line = {'forecaster': name, 'bits': bits.mean()} | self._ends('', bits, time)
         line['perplexity'] = float(np.exp(score.nats.mean()))
         for what, count in (('accuracy', 1), ('top-5', 5)):
-            hit = (score.rank < count).astype(np.float64)
+            hit = score.hits(count)
             line |= {what: hit.mean()} | self._ends(f'{what} ', hit, time)
         return line | {'log likelihood a candle': (density - score.nats).mean()}
 
@@ -136,10 +136,16 @@ class Asked(NamedTuple):
 
 
 class Score(NamedTuple):
-    """nats [K]: -log p of the token that came; rank [K]: how many tokens were likelier."""
+    """nats [K]: -log p of the token that came; above [K]: how many tokens were likelier; level [K]: how many were as
+    likely, itself among them."""
 
     nats: np.ndarray
-    rank: np.ndarray
+    above: np.ndarray
+    level: np.ndarray
+
+    def hits(self, count: int) -> np.ndarray:
+        """Whether the token is among the `count` likeliest [K]; of tokens alike, the share that chance would pick."""
+        return np.clip((count - self.above) / self.level, 0.0, 1.0)
 
 
 def read_series(history: dict[str, np.ndarray]) -> dict[str, Series]:
@@ -177,17 +183,17 @@ def score_model(trained, dataset, split: str, rows: dict, series: dict[str, Seri
         horizon = batch['returns'].shape[1]
         law_BxHxV = trained.task.log_probabilities(params, extra, batch)[:, -horizon:]
         own = jnp.take_along_axis(law_BxHxV, batch['tokens'][:, -horizon:, None], -1)
-        return -own[..., 0], (law_BxHxV > own).sum(-1)
+        return -own[..., 0], (law_BxHxV > own).sum(-1), (law_BxHxV == own).sum(-1)
 
     gather = make_gather(dataset)
     parts = []
     for host in read_batches(dataset, split):
         batch = gather(host)
-        nats, rank = jax.device_get(score(trained.params, trained.extra, batch))
+        figures = jax.device_get(score(trained.params, trained.extra, batch))
         there = np.asarray(batch['returns_mask']) & np.asarray(batch['mask'])[:, None]
         row, step = np.nonzero(there)
-        parts.append((np.asarray(batch['row'])[row], step, nats[there], rank[there]))
-    row, step, nats, rank = (np.concatenate(p) for p in zip(*parts, strict=True))
+        parts.append((np.asarray(batch['row'])[row], step, *(f[there] for f in figures)))
+    row, step, nats, above, level = (np.concatenate(p) for p in zip(*parts, strict=True))
     starts = np.array([np.searchsorted(series[str(a)].time, t) for a, t in zip(rows['id'], rows['time'], strict=True)])
     asset, place = rows['id'][row].astype(str), starts[row] + 1 + step
     time = np.array([series[a].time[p] for a, p in zip(asset, place, strict=True)])
@@ -195,12 +201,13 @@ def score_model(trained, dataset, split: str, rows: dict, series: dict[str, Seri
     new = np.ones(len(order), bool)
     new[1:] = (asset[order][1:] != asset[order][:-1]) | (place[order][1:] != place[order][:-1])
     kept = order[new]
-    return Score(nats[kept].astype(np.float64), rank[kept]), Asked(asset[kept], place[kept], time[kept])
+    score = Score(nats[kept].astype(np.float64), above[kept], level[kept])
+    return score, Asked(asset[kept], place[kept], time[kept])
 
 
 def score_chain(chain: Chain, series: dict[str, Series], asked: Asked) -> Score:
     """A chain's score of the same tokens."""
-    nats, rank = np.empty(len(asked.place)), np.empty(len(asked.place), int)
+    nats, above, level = np.empty((3, len(asked.place)))
     for name in np.unique(asked.asset):
         mine = np.flatnonzero(asked.asset == name)
         ids = series[str(name)].token
@@ -208,8 +215,9 @@ def score_chain(chain: Chain, series: dict[str, Series], asked: Asked) -> Score:
         for part in np.array_split(mine, max(1, len(mine) * vocabulary // CHUNK)):
             law = chain.log_probabilities(ids, asked.place[part])
             own = law[np.arange(len(part)), ids[asked.place[part]]]
-            nats[part], rank[part] = -own, (law > own[:, None]).sum(1)
-    return Score(nats, rank)
+            own = own[:, None]
+            nats[part], above[part], level[part] = -own[:, 0], (law > own).sum(1), (law == own).sum(1)
+    return Score(nats, above, level)
 
 
 def energy_score(values: np.ndarray, target: np.ndarray) -> np.ndarray:
