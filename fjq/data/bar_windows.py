@@ -26,6 +26,7 @@ from fjq.data.fragments import InOrder, Shuffled
 from fjq.data.sessions import DAY, find_zone, read_clock, to_wall
 from fjq.data.windows import Parts, split_at, walk_forward
 from fjq.errors import InputError
+from fjq.log import say
 from fjq.task import Batch, Shard
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ class BarWindows:
         places = self._places('train')
         units = self._scale[self._end[places], None] * np.sqrt(self.horizons)
         standard, valid = self._target[places] / units, self._valid[places]
+        if not valid.any(0).all():
+            bars = self.horizons[int(valid.any(0).argmin())]
+            raise InputError(f'no training row has a target {bars} bars ahead', column='horizons', remedy='drop it')
         return np.stack([np.quantile(standard[valid[:, h], h], levels) for h in range(len(self.horizons))])
 
     def fingerprint(self) -> dict[str, Any]:
@@ -161,9 +165,7 @@ class BarWindows:
 
     def counts(self) -> dict[str, int]:
         """Rows by what became of them."""
-        used = {name: len(rows) for name, rows in self._parts.items()}
-        usable = int(self._valid.any(1).sum())
-        return used | {'purged or unused': usable - sum(used.values()), 'without target': len(self._end) - usable}
+        return self._count(self._parts)
 
     @functools.cached_property
     def _bar_in_day(self) -> np.ndarray:
@@ -193,14 +195,21 @@ class BarWindows:
         if not len(usable):
             raise InputError('no row has a target', file=self.config.path or None, remedy='give more bars')
         if self.config.fold >= 0:
-            return {name: usable[rows] for name, rows in self._walk(usable).items()}
-        time = self.bars.closed[self._end[usable]].astype('datetime64[ns]')
-        parts = self.config.split.parts(time, self._label_end[usable])
-        return {name: usable[getattr(parts, name)] for name in ('train', 'valid', 'test')}
+            found = self._walk(usable)
+        else:
+            time = self.bars.closed[self._end[usable]].astype('datetime64[ns]')
+            found = self.config.split.parts(time, self._label_end[usable])
+        parts = {name: usable[getattr(found, name)] for name in ('train', 'valid', 'test')}
+        say('rows: ' + ', '.join(f'{name} {count:,}' for name, count in self._count(parts).items()))
+        return parts
 
-    def _walk(self, usable: np.ndarray) -> dict[str, np.ndarray]:
-        """The fold's rows. Positions are bars: labels are purged by the bar in which they end, and the embargo is at
-        least a day of bars."""
+    def _count(self, parts: dict[str, np.ndarray]) -> dict[str, int]:
+        used, usable = {name: len(rows) for name, rows in parts.items()}, int(self._valid.any(1).sum())
+        return used | {'purged or unused': usable - sum(used.values()), 'without target': len(self._end) - usable}
+
+    def _walk(self, usable: np.ndarray) -> Parts:
+        """The fold's parts, rows of `usable`. Positions are bars: labels are purged by the bar in which they end, and
+        the embargo is at least a day of bars."""
         c, end = self.config, self._end[usable]
         last = np.where(self._valid[usable], self._last[usable], end[:, None]).max(1)
         _, sizes = np.unique(to_wall(self.bars.time, find_zone(c.timezone)) // DAY, return_counts=True)
@@ -209,8 +218,8 @@ class BarWindows:
         fold = walk_forward(end, last, folds=c.folds, min_train=least, **gap)[c.fold]
         cut = end[fold.train[int((1 - VALID_SHARE) * len(fold.train))]]
         rows = np.concatenate([fold.train, fold.test])
-        parts: Parts = split_at(end[rows], last[rows], (cut, end[fold.test[0]]), **gap)
-        return {name: rows[getattr(parts, name)] for name in ('train', 'valid', 'test')}
+        parts = split_at(end[rows], last[rows], (cut, end[fold.test[0]]), **gap)
+        return Parts(*(rows[part] for part in parts))
 
     def _places(self, split: str) -> np.ndarray:
         if split not in SPLITS:

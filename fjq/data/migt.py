@@ -50,9 +50,8 @@ class MigtData(BarFile):
         """
         names = self._check()
         bars = self._prepare(self.read())
-        dataset = BarWindows(self, bars, read_or_compute(cache, bars, names))
-        say(f'{bars.id}: {len(bars):,} bars of {self.minutes} minutes, ' + _list(dataset.counts()))
-        return dataset
+        say(f'{bars.id}: {len(bars):,} bars of {self.minutes} minutes')
+        return BarWindows(self, bars, read_or_compute(cache, bars, names))
 
     def from_table(self, table: pa.Table) -> BarWindows:
         """Bars in memory as rows of the split 'all'."""
@@ -97,7 +96,3 @@ class MigtData(BarFile):
             raise InputError(f'unknown choice {self.span!r}', column='span', remedy='choose ' + ' or '.join(SPANS))
         find_zone(self.timezone)
         return find_features(self.features)
-
-
-def _list(counts: dict[str, int]) -> str:
-    return ', '.join(f'{name} {count:,}' for name, count in counts.items())

@@ -43,6 +43,19 @@ def test_returns_across_a_roll_are_those_of_the_market():
     np.testing.assert_array_equal(got.piece, (spot.time - BASE) // DAY >= 3)  # the day after it traded more
 
 
+def test_rolls_add_up():
+    """A third contract follows, twice as dear as the second."""
+    spot, table = two_contracts()
+    contract, day = table['instrument_id'].to_numpy(), (table['ts_event'].to_numpy() - BASE) // DAY
+    third = table.filter(pa.array(contract == 22)).to_pydict()
+    third |= {n: [2 * x for x in third[n]] for n in ('open', 'high', 'low', 'close')}
+    third |= {'instrument_id': [33] * 300, 'volume': [2000.0 * (t >= BASE + 3 * DAY) for t in third['ts_event']]}
+    whole = pa.concat_tables([table, pa.table(third)])
+    got = BarFile().from_table(whole.take(np.argsort(whole['ts_event'].to_numpy(), kind='stable')))
+    np.testing.assert_allclose(got.close, spot.close, rtol=1e-12)
+    assert got.piece[[179, 180, 239, 240]].tolist() == [0, 1, 1, 2] and day.max() == 4
+
+
 def test_a_crash_is_no_roll():
     spot, table = two_contracts()
     crash = 0.8 ** (table['ts_event'].to_numpy() >= BASE + DAY + 10 * MINUTE)

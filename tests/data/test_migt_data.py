@@ -209,6 +209,21 @@ def test_standard_quantiles(data):
     assert got.shape == (5, 2) and got.dtype == np.float64
 
 
+def test_a_file_of_live_bars_needs_no_training_rows(tmp_path):
+    """Its forecasts are of the split 'all'; the features of the last window are those of the long file."""
+    import pyarrow.parquet as pq
+
+    table = settings().simulate().to_table()
+    pq.write_table(table.slice(table.num_rows - 500), tmp_path / 'live.parquet')
+    fields = {f.name: getattr(settings(), f.name) for f in dataclasses.fields(MigtData)}
+    live = MigtData(**fields | {'stamps': 'end', 'path': str(tmp_path / 'live.parquet')}).open(tmp_path, ONE)
+    a, b = (gathered(d, read_all(d, 'all')[-1]) for d in (live, settings().from_table(table)))
+    last = [x['mask'].nonzero()[0][-1] for x in (a, b)]
+    np.testing.assert_allclose(a['features'][last[0]], b['features'][last[1]], rtol=1e-3, atol=1e-5)
+    with pytest.raises(InputError, match='the train part has no rows'):
+        live.rows('train')
+
+
 def test_cache_and_fingerprint(tmp_path):
     """A table of a live day gives the bits of the file; a damaged cache is found; other settings are other data."""
     config = settings()
