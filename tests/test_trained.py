@@ -14,6 +14,7 @@ import pytest
 import toy
 
 import fjq
+from fjq.calibration import Calibration, SplitConformal
 from fjq.config import Experiment
 from fjq.data.tcn import TcnData
 from fjq.data.windows import Split
@@ -281,3 +282,30 @@ def test_embeddings_are_those_of_the_task(trained):
     vectors = trained.embed(batch)
     assert vectors.shape == (4, 6, 4)
     np.testing.assert_allclose(vectors, trained.task.embed(trained.params, trained.extra, batch), atol=1e-6)
+
+
+def test_a_calibration_goes_with_its_weights(run, tmp_path):
+    trained = fjq.load(run)
+    assert trained.calibration is None
+    method = SplitConformal(levels=(0.1, 0.9))
+    Calibration(method, {'stretch_PxH': [[0.5]]}, 5).write(run)
+    assert fjq.load(run).calibration is None  # of weights that are no longer the best
+    fitted = Calibration(method, {'stretch_PxH': [[0.5]]}, 20)
+    fitted.write(run)
+    loaded = fjq.load(run)
+    (run / 'calibration.json').unlink()
+    assert loaded.calibration == fitted
+    loaded.save(tmp_path)
+    assert fjq.load(tmp_path).calibration == fitted
+
+
+def test_frames_are_calibrated(trained, by_hand, monkeypatch):
+    class Shifted:
+        def apply(self, law, rows):
+            return Quantiles((0.05, 0.95), np.asarray(law.mean())[..., None] + np.array([-7.0, 7.0]))
+
+    monkeypatch.setattr(trained, 'calibration', Shifted())
+    table = trained.predict_df(make_ticks(), levels=(0.05, 0.95))
+    monkeypatch.undo()
+    plain = trained.predict_df(make_ticks(), levels=(0.05, 0.95))
+    np.testing.assert_allclose(table['q95'].to_numpy(), plain['mean'].to_numpy() + 7, rtol=1e-5)

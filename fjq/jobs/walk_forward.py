@@ -104,9 +104,12 @@ def describe(found: list[dict[str, Any]]) -> dict[str, Any]:
             line[f'{f["loss"]} of the model'] = f['scores'][f['name']][f['loss']][h]
             for name, differences in f['differences'].items():
                 line[f'{name}, less the model'] = differences[h]['mean']
-                wins.setdefault((horizon, name), []).append((differences[h]['mean'] or 0) > 0)
+                wins.setdefault(horizon, {}).setdefault(name, []).append((differences[h]['mean'] or 0) > 0)
             lines.append(line)
     sentences = [
-        f'Horizon {horizon}: ahead of {name} in {sum(w)} of {len(w)} folds.' for (horizon, name), w in wins.items()
+        f'Horizon {horizon}, folds of {len(found)} in which the model is ahead: '
+        + ', '.join(f'{sum(w)} of {name}' for name, w in by_name.items())
+        + '.'
+        for horizon, by_name in wins.items()
     ]
     return {'tables': {'Folds': lines}, 'sentences': sentences, 'charts': []}

@@ -109,9 +109,9 @@ def test_the_pooled_scores_are_the_means_of_the_folds(walked):
     assert found['rows'] == [120] and found['differences']['constant'][0]['model'] == 'better'
     folds = found['studies']['folds']
     assert [line['fold'] for line in folds['tables']['Folds']] == [0, 1, 2]
-    assert folds['sentences'] == ['Horizon 1: ahead of constant in 3 of 3 folds.']
+    assert folds['sentences'] == ['Horizon 1, folds of 3 in which the model is ahead: 3 of constant.']
     assert 'coverage' in found['studies']
-    assert 'ahead of constant in 3 of 3 folds' in (folder / 'walk_forward' / 'report.md').read_text()
+    assert 'is ahead: 3 of constant.' in (folder / 'walk_forward' / 'report.md').read_text()
 
 
 def test_a_finished_fold_is_not_done_again(walked, capsys, monkeypatch):
