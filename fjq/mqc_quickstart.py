@@ -51,6 +51,7 @@ def quickstart(csv: str, asset: str, out: str, seed: str) -> int:
         page = summarise(root, asset)
         (root / 'stages.md').write_text(page)
         say(page)
+        say(f'all assets together: mqc evaluate --run {root / "pretrain"}')
         say(f'each stage has its report.html; paths and fan charts are in {root / "rl" / "generated"}')
     return code
 
