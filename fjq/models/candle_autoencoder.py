@@ -237,7 +237,8 @@ class AutoencoderTask:
         c = self.config
         if not (c.compat and c.quantizer == 'vq'):
             return {}
-        extra = jax.tree.map(np.asarray, self.current(weights.extra, True, False))
+        extra = jax.tree.map(jnp.asarray, weights.extra)  # what NumPy sums has other last bits
+        extra = jax.tree.map(np.asarray, self.current(extra, True, False))
         return {candle_files.FILE: candle_files.checkpoint_file(weights.params, extra, hidden=c.hidden)}
 
     def current(self, extra, due, mark: bool):

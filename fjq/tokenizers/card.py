@@ -12,7 +12,7 @@ GROUPS = 32  # of neighbouring ids, equally used: bigrams of single ids would ne
 NOISE_PATHS, NOISE_LENGTH = 64, 1024
 NOISE_SCALE = 0.01  # a candle's standard deviation
 SHUFFLES = 20
-CUTS = 8  # moments at which past ids are compared
+CUTS = 32  # moments at which past ids are compared
 
 
 def make_card(tokenizer: Tokenizer, candles: list[Candles], ids: list[np.ndarray], parts: list[np.ndarray]) -> dict:
@@ -74,7 +74,8 @@ def measure_noise(tokenizer: Tokenizer, inputs_Nx5: np.ndarray, seed: int) -> di
     """
     rng = np.random.Generator(np.random.Philox(seed))
     drawn = rng.integers(0, len(inputs_Nx5), (NOISE_PATHS, NOISE_LENGTH))
-    ohlc = rebuild(inputs_Nx5[drawn][..., :FREE], np.full(NOISE_PATHS, 100.0), np.full(NOISE_PATHS, NOISE_SCALE), 1.0)
+    scale = np.full(NOISE_PATHS, NOISE_SCALE if tokenizer.decay < 1 else 1.0)  # 1.0: inputs are in their own units
+    ohlc = rebuild(inputs_Nx5[drawn][..., :FREE], np.full(NOISE_PATHS, 100.0), scale, 1.0)
     time = np.datetime64('2000-01-01', 'ns') + np.arange(NOISE_LENGTH) * np.timedelta64(1, 'D')
     ids = [tokenizer.encode(Candles('noise', time, *path.T, np.ones(NOISE_LENGTH))) for path in ohlc]
     groups = _group(np.array(ids)[:, NOISE_LENGTH // 4 :])  # the volatility has found its level
@@ -90,12 +91,11 @@ def measure_noise(tokenizer: Tokenizer, inputs_Nx5: np.ndarray, seed: int) -> di
 
 
 def measure_stability(tokenizer: Tokenizer, candles: Candles) -> float:
-    """The share of ids that are the same when only the candles up to them are known."""
-    ids, same, total = tokenizer.encode(candles), 0, 0
-    for end in np.unique(np.linspace(1, len(candles), CUTS + 1).astype(int))[:-1]:
-        same += int((tokenizer.encode(candles.part(slice(0, int(end)))) == ids[:end]).sum())
-        total += int(end)
-    return same / max(total, 1)
+    """The share of moments at which no id, the newest included, changes when later candles arrive."""
+    ids = tokenizer.encode(candles)
+    ends = np.unique(np.linspace(1, len(candles), CUTS + 1).astype(int))[:-1]
+    same = [np.array_equal(tokenizer.encode(candles.part(slice(0, int(n)))), ids[:n]) for n in ends]
+    return float(np.mean(same)) if same else 1.0
 
 
 def measure_validity(tokenizer: Tokenizer, candles: list[Candles], ids: list[np.ndarray]) -> float:
@@ -131,7 +131,7 @@ def write_card(card: dict[str, Any]) -> str:
         '',
         f'Of {noise["candles"]:,} independent candles it {made_up}: {noise["information"]:.5f} nats between '
         f'neighbouring tokens, {noise["z"]:.1f} deviations of shuffled ones.',
-        f'{card["stable"]:.1%} of past ids stay the same when candles arrive; '
+        f'At {card["stable"]:.0%} of moments all ids stay the same when candles arrive; '
         f'{card["valid_candles"]:.1%} of decoded candles are candles.',
         '',
     ]

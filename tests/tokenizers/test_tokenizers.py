@@ -14,7 +14,7 @@ from fjq.keys import make_key
 from fjq.models.candle_autoencoder import CandleAutoencoder
 from fjq.paths import flatten
 from fjq.tokenizers import Bins, Learned, Saved, load
-from fjq.tokenizers.card import make_card, measure_noise, write_card
+from fjq.tokenizers.card import make_card, measure_noise, measure_stability, write_card
 from fjq.tokenizers.features import candle_features, ewma_scale, rebuild
 from fjq.tokenizers.learned import LearnedTokenizer
 
@@ -211,19 +211,28 @@ class LooksAhead:
     """A tokenizer whose ids tell the candle that follows: what the card must find."""
 
     def __init__(self, inner):
-        self.inner = inner
+        self.inner, self.decay = inner, inner.decay
 
     def encode(self, candles):
         ids = self.inner.encode(candles)
         return np.maximum(ids, np.r_[ids[1:], 0])
 
 
-def test_noise_has_no_order_but_what_a_tokenizer_makes_up():
-    inputs = np.concatenate([TOKENIZERS['bins, not scaled'].inputs(c)[:KNOWN] for c in CANDLES])
-    honest = measure_noise(TOKENIZERS['bins, not scaled'], inputs, seed=1)
-    ahead = measure_noise(LooksAhead(TOKENIZERS['bins, not scaled']), inputs, seed=1)
-    assert abs(honest['z']) < 4 and abs(honest['information']) < 0.002
+@pytest.mark.parametrize('name', ['bins', 'bins, not scaled', 'vq'])
+def test_noise_has_no_order_but_what_a_tokenizer_makes_up(name):
+    """Its candles use the tokens as the training candles do."""
+    tokenizer = TOKENIZERS[name]
+    inputs = np.concatenate([tokenizer.inputs(c)[:KNOWN] for c in CANDLES])
+    honest, ahead = (measure_noise(t, inputs, seed=1) for t in (tokenizer, LooksAhead(tokenizer)))
+    assert abs(honest['information']) < 0.004
     assert ahead['z'] > 50 and ahead['information'] > 0.05
+
+
+def test_the_neighbours_of_the_original_make_up_order():
+    tokenizer = make_learned(compat=True)
+    inputs = np.concatenate([tokenizer.inputs(c)[:KNOWN] for c in CANDLES])
+    assert measure_noise(tokenizer, inputs, seed=1)['information'] > 0.004
+    assert measure_stability(tokenizer, CANDLES[0]) < 1  # the newest id waits for the candle after it
 
 
 def test_card(tokenizer):
