@@ -19,7 +19,7 @@ from fjq.calibration import Calibration
 from fjq.checkpoint import write_atomic
 from fjq.config import Evaluate, Experiment
 from fjq.errors import InputError
-from fjq.forecast import Law, Point, dress
+from fjq.forecast import Law, Point, Quantiles, dress
 from fjq.log import say
 from fjq.scores import LOSSES, OF_VOLATILITY, Judged, all_positive, calibration, difference, format_time, score
 from fjq.task import Dataset
@@ -87,7 +87,16 @@ def forecast_all(config: Experiment, trained: Trained, dataset: Dataset) -> Fore
             missing[baseline.name] = f'it forecasts only {answered:.0%} of the targets'
             continue
         judged.append(Judged(baseline.name, f, dress_with_errors(f, e, earlier_rows)))
-    return Forecasts(judged, rows, missing)
+    return Forecasts(make_alike(judged, settings.levels), rows, missing)
+
+
+def make_alike(judged: list[Judged], levels: tuple[float, ...]) -> list[Judged]:
+    """Where one law is `Quantiles`, all as quantiles at `levels`: the CRPS of a few quantiles is not that of a whole
+    law, and of two equal forecasts the one in other terms would win."""
+    if not any(isinstance(j.law, Quantiles) for j in judged):
+        return judged
+    read = lambda law: np.asarray(law.quantile(np.asarray(levels)))
+    return [dataclasses.replace(j, law=Quantiles(levels, read(j.law))) for j in judged]
 
 
 def judge(

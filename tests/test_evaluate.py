@@ -16,7 +16,7 @@ from fjq.calibration import SplitConformal
 from fjq.config import Evaluate, Experiment
 from fjq.errors import InputError
 from fjq.evaluate import conclude, dress_with_errors, evaluate, is_known, write
-from fjq.forecast import Point, Quantiles
+from fjq.forecast import Point, Quantiles, Samples
 from fjq.studies import Chart, Study
 
 HORIZONS = (30, 5)  # not in order of size
@@ -432,3 +432,26 @@ def test_figures_that_nobody_has_are_known_as_such():
         data.targets[split] = target - 0.5
     findings, _ = judge(data, loss='mse')
     assert not is_known(findings, 'qlike') and is_known(findings, 'mse')
+
+
+def test_equal_forecasts_are_equally_good_whatever_their_terms():
+    """A whole law beside a few quantiles: the CRPS of both is that of the quantiles."""
+    data = make_data()
+
+    @dataclasses.dataclass(kw_only=True)
+    class Whole:
+        name: str = 'whole'
+
+        def forecast(self, history, rows, labels):
+            split = next(s for s, n in SIZES.items() if n == len(rows['time']))
+            levels = (np.arange(1000) + 0.5) / 1000
+            spread = np.exp(0.05 * stats.norm.ppf(levels))
+            return Samples(data.guesses[split][..., None] * spread)
+
+    findings, table, _ = judge_quantiles(data, Whole(), overlap=1, block=2)
+    ours, theirs = (findings['scores'][n]['crps'] for n in ('model', 'whole'))
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+    exact = Whole().forecast(None, data.rows('test'), None).crps(data.targets['test'])
+    # The few quantiles score otherwise than the law that they come from, by more than many a true difference.
+    assert abs(theirs[0] / float(np.asarray(exact)[:, 0].mean()) - 1) > 5e-3
+    assert {'q05', 'q95'} <= set(table.column_names)
