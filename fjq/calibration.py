@@ -73,7 +73,7 @@ class AdaptiveConformal:
         for low, high in pairs(self.levels):
             scores = score_pair(quantiles, low, high, rows['target'])
             out.append([_kept(scores, rows, h)[-self.window * k :].tolist() for h, k in enumerate(overlaps)])
-        return {'scores_PxHxN': out, 'overlap_H': overlaps, 'last': str(rows['time'][-1])}
+        return {'scores_PxHxN': out, 'overlap_H': overlaps, 'last': str(rows['time'].max())}
 
     def apply(self, facts: dict[str, Any], law: Law, rows: dict[str, np.ndarray]) -> Quantiles:
         quantiles, time = read_quantiles(law, self.levels), rows['time']
