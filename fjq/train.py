@@ -71,7 +71,7 @@ class _Loop:
         self.eval_step = jax.jit(make_eval_step(task))
         rows = len(dataset.train(config.seed, self.shard)[0]['mask']) * self.shard.count
         check_batch(self.mesh, rows, t.micro_batches)
-        self._check_metric(params, extra)
+        self._check_metrics(shapes)
         self.fingerprint = json.loads(json.dumps({'seed': config.seed, **dataset.fingerprint()}, default=str))
         self.checkpoints = Checkpoints(workdir / 'checkpoints', mode=t.mode, keep_best=t.keep_best)
         stack.callback(self.checkpoints.close)
@@ -134,20 +134,30 @@ class _Loop:
     def _is_mark(self) -> bool:
         return self._is_evaluation() or self.step % self.config.train.save_every == 0
 
-    def _check_metric(self, params: Any, extra: Any) -> None:
+    def _check_metrics(self, state: Any) -> None:
         """A misspelt metric is told before the first step, not after the first evaluation."""
         batch = next(iter(read_batches(self.dataset, 'valid', self.shard)), None)
         if batch is None:
             raise InputError('the valid split is empty', remedy='check the split dates')
         batch = self.gather(put_batch(self.mesh, batch))
-        known = {'loss', *jax.eval_shape(self.eval_step, params, extra, batch).metrics}
-        for field in ('metric', 'alarm', 'budget'):
+        valid = {'loss', *jax.eval_shape(self.eval_step, state['params'], state['extra'], batch).metrics}
+        for field, who, known in (
+            ('metric', 'validation', valid),
+            ('alarm', 'validation', valid),
+            ('budget', 'training', self._training_metrics(state)),
+        ):
             name = getattr(self.config.train, field)
             if name and name not in known:
                 raise InputError(
-                    f'train.{field} is {name!r}, which validation does not give',
+                    f'train.{field} is {name!r}, which {who} does not give',
                     remedy='choose one of ' + ', '.join(sorted(known)),
                 )
+
+    def _training_metrics(self, state: Any) -> set[str]:
+        if not self.config.train.budget:
+            return set()
+        batch = self.gather(put_batch(self.mesh, self.dataset.train(self.config.seed, self.shard)[0]))
+        return set(jax.eval_shape(self.train_step, state, batch)[1])
 
     def _validate(self) -> float:
         figures = self._validation_figures()
