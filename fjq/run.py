@@ -23,7 +23,7 @@ from fjq.errors import InputError
 from fjq.task import Dataset, Task
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'pyarrow')
-_FOLDERS = ('checkpoints', 'forecasts', 'export')
+_FOLDERS = ('checkpoints', 'forecasts', 'export', 'walk_forward')
 _FILES = (
     'metrics.jsonl',
     'manifest.json',
@@ -31,6 +31,7 @@ _FILES = (
     'report.md',
     'report.html',
     'evaluation.json',
+    'calibration.json',
     'failure.json',
 )
 

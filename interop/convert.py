@@ -2,7 +2,7 @@
 
 A model `fjq.models.NAME` whose PyTorch twin is not a mere renaming has `interop/NAME.py` define
 
-  to_torch(params, extra) -> state dict of NumPy arrays
+  to_torch(config, params, extra) -> state dict of NumPy arrays; config is the dataclass of the task
   from_torch(state, params, extra, *, file) -> (params, extra); those given are fresh and have every shape
 
 and every other model goes through the table of `fjq.torch_names`, with its extra under `extra.`.
@@ -21,7 +21,7 @@ def to_torch(config: Any, params: dict, extra: dict) -> dict[str, np.ndarray]:
     """The PyTorch state dict of a model; `config` is the task's dataclass, which tells the family."""
     family = _family(config)
     if hasattr(family, 'to_torch'):
-        return family.to_torch(params, extra)
+        return family.to_torch(config, params, extra)
     return to_state_dict(params | ({'extra': extra} if extra else {}))
 
 

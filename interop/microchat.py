@@ -11,7 +11,7 @@ _OLD = 'transformer.'  # before every name but the head's, in files of the first
 _TABLES = ('cos', 'sin')  # angles that some files keep beside the weights
 
 
-def to_torch(params: dict, extra: dict) -> dict[str, np.ndarray]:
+def to_torch(config: Any, params: dict, extra: dict) -> dict[str, np.ndarray]:
     """The state dict of `interop.microchat_modules.Gpt`."""
     return to_state_dict(params)
 

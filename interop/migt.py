@@ -127,7 +127,7 @@ def read_batch(golden: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return jax.tree.map(jnp.asarray, batch)
 
 
-def to_torch(params: dict, extra: dict) -> dict[str, np.ndarray]:
+def to_torch(config: Any, params: dict, extra: dict) -> dict[str, np.ndarray]:
     """The state dict of `interop.migt_modules.MigtTvdt`; with `compat` the original's."""
     return migt_files.to_state_dict(params, extra)
 

@@ -83,7 +83,7 @@ def load(stem: str | Path) -> tuple[TcnTask, dict[str, Any]]:
     return task, jax.tree.map(jnp.asarray, params)
 
 
-def to_torch(params: dict, extra: dict) -> dict[str, np.ndarray]:
+def to_torch(config: Any, params: dict, extra: dict) -> dict[str, np.ndarray]:
     """The state dict of `interop.tcn_modules.TcnModel`."""
     return model_state_dict(params)
 

@@ -320,7 +320,9 @@ def test_evaluate(tiny, capsys):
     assert tiny.job('evaluate') == 0
     findings = json.loads((tiny.run('whole') / 'evaluation.json').read_text(), parse_constant=pytest.fail)
     names = {b.name for b in tiny.config.evaluate.baselines}
-    assert {tiny.config.name, *names} == {*findings['scores'], *findings['unavailable']}
+    models = {tiny.config.name, *([f'{tiny.config.name}, raw'] if tiny.config.evaluate.calibration else [])}
+    assert models | names == {*findings['scores'], *findings['unavailable']}
+    assert {s.name for s in tiny.config.evaluate.studies} == set(findings['studies'])
     rows = tiny.data.rows(tiny.config.evaluate.split)
     table = pq.read_table(tiny.run('whole') / 'forecasts' / f'{findings["split"]}.parquet')
     assert table.num_rows == len(findings['scores']) * rows['target'].size

@@ -22,8 +22,8 @@ def test_golden_values(golden_dir):
 
 def test_the_files_of_the_original_come_back_bit_by_bit(golden_dir):
     state = load_file(golden_dir / 'microchat_vqvae_tiny.safetensors')
-    _, params, extra = microchat_vqvae.load(golden_dir / 'microchat_vqvae_tiny')
-    again = to_torch(*jax.tree.map(np.asarray, (params, extra)))
+    task, params, extra = microchat_vqvae.load(golden_dir / 'microchat_vqvae_tiny')
+    again = to_torch(task.config, *jax.tree.map(np.asarray, (params, extra)))
     assert set(again) == set(state)
     for name, value in state.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
@@ -53,7 +53,7 @@ def fresh(config):
 def test_a_model_without_one_codebook_keeps_its_state():
     config = CandleAutoencoder(hidden=8, dim=4, quantizer='rvq', levels=(4, 4))
     params, extra = fresh(config)
-    again = from_torch(to_torch(params, extra), params, extra, file='x')
+    again = from_torch(to_torch(config, params, extra), params, extra, file='x')
     for a, b in zip(jax.tree.leaves((params, extra)), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -55,7 +55,7 @@ def twin(config, params, extra):
     torch = pytest.importorskip('torch')
     from interop.migt_modules import MigtTvdt
 
-    c, state = config, migt.to_torch(params, extra)
+    c, state = config, migt.to_torch(config, params, extra)
     model = MigtTvdt(
         c.variables,
         c.width,
@@ -100,7 +100,7 @@ def test_pytorch_computes_the_same(compat):
         )
     np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-5)
     assert np.ptp(theirs.numpy(), axis=0).min() > 1e-3
-    again, more = migt.from_torch(migt.to_torch(params, extra), params, extra, file='x')
+    again, more = migt.from_torch(migt.to_torch(config, params, extra), params, extra, file='x')
     for a, b in zip(jax.tree.leaves((again, more)), jax.tree.leaves((params, extra)), strict=True):
         np.testing.assert_array_equal(a, b)
 

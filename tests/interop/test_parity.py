@@ -151,7 +151,7 @@ def test_jax_and_torch_agree_at_the_real_width_of_the_index_stream():
     task = Tcn().build()
     params, _ = task.init(jax.random.key(0))
     model = tcn_modules.TcnModel().eval()
-    model.load_state_dict({n: torch.tensor(v) for n, v in tcn.to_torch(params, {}).items()})
+    model.load_state_dict({n: torch.tensor(v) for n, v in tcn.to_torch(None, params, {}).items()})
     rng = np.random.Generator(np.random.Philox(1))
     chunks = rng.normal(size=(3, 256, 3)).astype(np.float32)
     with torch.no_grad():
