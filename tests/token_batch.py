@@ -4,7 +4,7 @@ import numpy as np
 
 from fjq.models.gpt import Gpt
 
-SMALL = dict(vocabulary=20, length=16, layers=2, heads=4, kv_heads=2, width=32, dropout=0.0)
+SMALL = dict(vocabulary=20, length=16, layers=1, heads=4, kv_heads=2, width=32, dropout=0.0)
 
 
 def small(**changes) -> Gpt:

@@ -16,7 +16,7 @@ HORIZONS = (1, 4)
 
 
 def make(stage, **changes):
-    gpt = changes.pop('gpt', small(layers=1))
+    gpt = changes.pop('gpt', small())
     task = Microchat(stage=stage, gpt=gpt, horizons=HORIZONS, paths=6, valid_paths=4, group=4, **changes).build()
     params, extra = jax.jit(task.init)(jax.random.key(0))
     params['lm_head']['kernel'] = 0.3 * jax.random.normal(jax.random.key(1), params['lm_head']['kernel'].shape)
@@ -47,7 +47,7 @@ def test_the_loss_is_the_cross_entropy_of_what_counts(stage, loss_on):
 
 
 def test_an_untrained_model_ranks_by_number():
-    task = Microchat(gpt=small(layers=1), horizons=HORIZONS).build()
+    task = Microchat(gpt=small(), horizons=HORIZONS).build()
     params, extra = task.init(jax.random.key(0))
     batch = make_batch()
     loss = jax.jit(task.loss)(params, extra, batch, None)
@@ -123,7 +123,7 @@ def test_a_torch_file_says_what_it_is():
     }  # fmt: skip
     assert list(content['model_state_dict'])[:2] == ['h.0.attn.c_k.weight', 'h.0.attn.c_proj.weight']
     assert (content['epoch'], content['train_loss'], content['val_loss']) == (7, 1.5, 2.5)
-    task, params, _ = make('sft', gpt=small(layers=1, rope_base=500.0))
+    task, params, _ = make('sft', gpt=small(rope_base=500.0))
     with pytest.raises(InputError, match='rope_base'):
         task.torch_files(None, weights)
 

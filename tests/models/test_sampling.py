@@ -11,7 +11,7 @@ from fjq.errors import InputError
 from fjq.models.gpt import Model
 from fjq.models.sampling import Sampling, choose, draw_uniforms, generate
 
-CONFIG = small(layers=1)
+CONFIG = small()
 
 
 @pytest.fixture(scope='module')
