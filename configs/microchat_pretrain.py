@@ -11,12 +11,11 @@ Score: bits a token of the future on the test span beside Markov chains, and CRP
 
 import os
 
-from fjq.baselines import Constant
 from fjq.config import Evaluate, Experiment, Optim, Train
 from fjq.data.tokens import TokenData
 from fjq.data.windows import Split
 from fjq.models.microchat import Microchat
-from fjq.models.microchat_variants import apply_variants
+from fjq.models.microchat_variants import BASELINES, STUDIES, apply_variants
 
 
 def get_config(variant: str = '') -> Experiment:
@@ -25,12 +24,12 @@ def get_config(variant: str = '') -> Experiment:
         task=Microchat(stage='pretrain'),
         data=TokenData(
             path=os.path.join(os.environ.get('FJQ_DATA', 'data'), 'daily_ten'),
-            split=Split(train_end='2022-12-31', valid_end='2023-12-31', purge_days=0, embargo_days=0),
+            split=Split(train_end='2022-12-31', valid_end='2023-12-31', purge_days=0, embargo_days=190),
             length=128,
             eval_stride=8,
         ),
         optim=Optim(learning_rate=1e-3, warmup_steps=50, betas=(0.9, 0.95), weight_decay=0.1),
         train=Train(steps=1000, eval_every=100, save_every=100, patience=4),
-        evaluate=Evaluate(baselines=(Constant(),), loss='crps', overlap=0, block=0),
+        evaluate=Evaluate(baselines=BASELINES, studies=STUDIES, loss='crps', overlap=0, block=0),
     )
     return apply_variants(config, variant)

@@ -15,12 +15,11 @@ Score: as in stage 1; validation gives the mean reward and CRPS of sampled paths
 
 import os
 
-from fjq.baselines import Constant
 from fjq.config import Evaluate, Experiment, Optim, Train
 from fjq.data.tokens import TokenData
 from fjq.data.windows import Split
 from fjq.models.microchat import Microchat
-from fjq.models.microchat_variants import apply_variants
+from fjq.models.microchat_variants import BASELINES, STUDIES, apply_variants
 
 
 def get_config(variant: str = '') -> Experiment:
@@ -30,7 +29,7 @@ def get_config(variant: str = '') -> Experiment:
         data=TokenData(
             path=os.path.join(os.environ.get('FJQ_DATA', 'data'), 'daily_ten'),
             assets=('BTC-USD',),
-            split=Split(train_end='2022-12-31', valid_end='2023-12-31', purge_days=0, embargo_days=0),
+            split=Split(train_end='2022-12-31', valid_end='2023-12-31', purge_days=0, embargo_days=190),
             layout='forecast',
             stride=4,
             eval_stride=2,
@@ -47,7 +46,7 @@ def get_config(variant: str = '') -> Experiment:
             budget='kl',
             budget_above=0.1,
         ),
-        evaluate=Evaluate(baselines=(Constant(),), loss='crps', overlap=0, block=0),
+        evaluate=Evaluate(baselines=BASELINES, studies=STUDIES, loss='crps', overlap=0, block=0),
         init_from='runs/microchat_sft',
     )
     return apply_variants(config, variant)

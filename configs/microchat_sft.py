@@ -11,12 +11,11 @@ Score: as in stage 1; validation also samples paths and counts tokens that came 
 
 import os
 
-from fjq.baselines import Constant
 from fjq.config import Evaluate, Experiment, Optim, Train
 from fjq.data.tokens import TokenData
 from fjq.data.windows import Split
 from fjq.models.microchat import Microchat
-from fjq.models.microchat_variants import apply_variants
+from fjq.models.microchat_variants import BASELINES, STUDIES, apply_variants
 
 
 def get_config(variant: str = '') -> Experiment:
@@ -26,7 +25,7 @@ def get_config(variant: str = '') -> Experiment:
         data=TokenData(
             path=os.path.join(os.environ.get('FJQ_DATA', 'data'), 'daily_ten'),
             assets=('BTC-USD',),
-            split=Split(train_end='2022-12-31', valid_end='2023-12-31', purge_days=0, embargo_days=0),
+            split=Split(train_end='2022-12-31', valid_end='2023-12-31', purge_days=0, embargo_days=190),
             layout='forecast',
             stride=4,
             eval_stride=2,
@@ -34,7 +33,7 @@ def get_config(variant: str = '') -> Experiment:
         ),
         optim=Optim(learning_rate=5e-5, warmup_steps=10, betas=(0.9, 0.95), weight_decay=0.1),
         train=Train(steps=200, eval_every=20, save_every=20, patience=4),
-        evaluate=Evaluate(baselines=(Constant(),), loss='crps', overlap=0, block=0),
+        evaluate=Evaluate(baselines=BASELINES, studies=STUDIES, loss='crps', overlap=0, block=0),
         init_from='runs/microchat_midtrain',
     )
     return apply_variants(config, variant)

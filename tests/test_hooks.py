@@ -122,7 +122,9 @@ def test_an_alarm_ends_the_run_with_what_it_had(tmp_path):
 
 
 def test_a_budget_ends_the_run_well_and_for_good(tmp_path):
-    config = experiment(train__budget='grad_norm', train__budget_above=0.0, train__eval_every=100, train__save_every=100)
+    config = experiment(
+        train__budget='grad_norm', train__budget_above=0.0, train__eval_every=100, train__save_every=100
+    )
     figures = train(config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     assert figures['mae'] > 0 and max(line['step'] for line in lines) == 2  # metrics are read one step late

@@ -6,10 +6,9 @@ import numpy as np
 from scipy import stats
 from scipy.signal import lfilter
 
-from fjq.baselines.quantiles import LEVELS
 from fjq.baselines.series import Baseline, Series, Unavailable
 from fjq.errors import InputError
-from fjq.forecast import Point, Quantiles
+from fjq.forecast import Mixture, Point
 
 BACKCAST = 20  # returns whose mean square starts the recursion; nothing is forecast before them
 
@@ -83,7 +82,6 @@ class GarchT(Baseline):
     """
 
     name: str = 'garch-t'
-    levels: tuple[float, ...] = LEVELS
     column: str = 'close'
     kind: str = 'price'  # of the column: 'price' or 'return'
     steps: tuple[float, ...] = ()  # that a label spans, one a horizon; () = counted on the training labels
@@ -91,7 +89,7 @@ class GarchT(Baseline):
     max_steps: int = 20_000  # latest training returns that a fit takes
     max_labels: int = 5_000  # training targets that the law of a horizon is fitted on, evenly spread
 
-    def forecast_series(self, series: Series) -> Quantiles:
+    def forecast_series(self, series: Series) -> Mixture:
         returns = series.returns(self.column, self.kind)
         there = np.flatnonzero(np.isfinite(returns))
         returns, time = returns[there], series.time[there]
@@ -103,15 +101,15 @@ class GarchT(Baseline):
         scale[there] = span_volatility(returns, *parameters, series.steps(self.steps))
         scale[there[: BACKCAST - 1]] = np.nan
         now, units = series.at_rows(scale), series.target / series.at_labels(scale)
-        out = np.full((*now.shape, len(self.levels)), np.nan)
+        size, df = np.empty(now.shape[1]), np.empty(now.shape[1])
         for h, known in enumerate(series.known('train', 0, np.isfinite(units))):
             past = units[known.order, h]
             if len(past) < 20:
                 raise Unavailable(f'horizon {h + 1} has {len(past)} training labels')
             past = past[np.unique(np.linspace(0, len(past) - 1, self.max_labels).astype(int))]
-            df, _, size = stats.t.fit(past, floc=0)
-            out[:, h] = now[:, h, None] * stats.t.ppf(np.array(self.levels), df, scale=size)
-        return Quantiles(self.levels, out)
+            df[h], _, size[h] = stats.t.fit(past, floc=0)
+        none = np.where(np.isnan(now), np.nan, 0.0)
+        return Mixture(*(v[..., None] for v in (np.ones(now.shape), none, now * size, none + df)))
 
 
 def fit_garch(returns: np.ndarray, dist: str) -> tuple[float, float, float]:

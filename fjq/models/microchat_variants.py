@@ -2,14 +2,19 @@
 
 import dataclasses
 
+from fjq.baselines import Bootstrap, Constant, GarchT, RandomWalk
 from fjq.config import Experiment, nearest
 from fjq.data.candles import CandleFiles
 from fjq.data.simulated_candles import PlantedTokenData, SimulatedTokenData
 from fjq.data.tokens import TokenData
 from fjq.data.windows import Split
 from fjq.errors import InputError
+from fjq.studies.coverage import Coverage
+from fjq.studies.tokens import TokenScores
 from fjq.tokenizers import Saved
 
+BASELINES = (RandomWalk(), GarchT(), Bootstrap(), Constant())
+STUDIES = (TokenScores(), Coverage())
 MUON_RULES = (r'^h/.*kernel$=1', r'.*=0')
 
 

@@ -12,7 +12,6 @@
 Appends one row a figure to launch/results/framing.csv.
 """
 
-import csv
 import datetime
 import os
 import statistics
@@ -120,6 +119,7 @@ def main(argv: list[str]) -> None:
     import pyarrow as pa
 
     from fjq.run import commit
+    from launch.benchmarks.rows import append, cpu_name
 
     data, load = Path(DATA.value), os.getloadavg()[0]  # load of others: above zero the figures are too low
     root = str(data / 'index_data')
@@ -155,25 +155,8 @@ def main(argv: list[str]) -> None:
         )
         row = {'figure': name, 'unit': UNITS[name], 'bar': bar, 'met': met}
         row |= {'median': f'{median:.4g}', 'least': f'{min(values):.4g}', 'most': f'{max(values):.4g}'}
-        append(ROOT / 'launch/results/framing.csv', facts | row)
+        append('framing', facts | row)
     print(f'plain NumPy copy: {statistics.median(rates["plain"]):,.0f} chunks/s')
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux gives it."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), 'unknown CPU')
-
-
-def append(path: Path, row: dict) -> None:
-    """Adds a row under the header, which is written with the first one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with open(path, 'a', newline='') as file:
-        writer = csv.DictWriter(file, row)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == '__main__':

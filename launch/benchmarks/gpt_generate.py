@@ -11,7 +11,6 @@ All take the same weights and must give the same greedy tokens before they are t
 so that a busy machine slows all. Appends one row a case to launch/results/gpt_generate.csv; times are of all paths.
 """
 
-import csv
 import datetime
 import os
 import statistics
@@ -136,6 +135,7 @@ def main(argv: list[str]) -> None:
 
     from fjq.models.gpt import Gpt
     from fjq.run import commit
+    from launch.benchmarks.rows import append
 
     torch.set_num_threads(len(cores))
     load = os.getloadavg()[0]  # of others: above zero the figures are too slow, the ratio less so
@@ -179,18 +179,7 @@ def main(argv: list[str]) -> None:
         'load': f'{load:.1f}',
     }
     if not SMALL.value:
-        append(ROOT / 'launch/results/gpt_generate.csv', [about | row for row in rows])
-
-
-def append(path: Path, rows: list[dict]) -> None:
-    """Adds rows under the header, which is written with the first ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with open(path, 'a', newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+        append('gpt_generate', *(about | row for row in rows))
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import gpt_generate  # its flags --device, --rounds, --cores, --small and --seed hold here too
-from gpt_generate import CORES, DEVICE, ROOT, SEED, SMALL, append, time_rounds
+from gpt_generate import CORES, DEVICE, SEED, SMALL, time_rounds
 
 ROWS = flags.DEFINE_integer('rows', 16, 'sequences in a step.')
 LENGTH = flags.DEFINE_integer('length', 128, 'targets in a sequence.')
@@ -108,6 +108,7 @@ def main(argv: list[str]) -> None:
 
     from fjq.models.gpt import Gpt
     from fjq.run import commit
+    from launch.benchmarks.rows import append
 
     torch.set_num_threads(len(cores))
     load = os.getloadavg()[0]  # of others: above zero the figures are too slow, the ratio less so
@@ -149,7 +150,7 @@ def main(argv: list[str]) -> None:
         print('  '.join(f'{k} {v}' for k, v in row.items()), flush=True)
         rows.append(about | row)
     if not SMALL.value:
-        append(ROOT / 'launch/results/gpt_step.csv', rows)
+        append('gpt_step', *rows)
 
 
 if __name__ == '__main__':

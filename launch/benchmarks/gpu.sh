@@ -1,7 +1,7 @@
 #!/bin/sh
-# Every GPU figure in one call, under nine minutes on an H200: the TCN's step beside PyTorch in one process, end to end
-# from the chunk bank, the scan and attention by every implementation, parity in bfloat16. Rows go to launch/results/
-# (and to $OUT where that is set). Each part has a time limit of its own, so that one that hangs costs no other.
+# Every GPU figure: each family's training step and inference beside PyTorch in one process, the TCN end to end from the
+# chunk bank, the scan and attention by every implementation, parity. Rows go to launch/results/ (and to $OUT where that
+# is set). Each part has a time limit of its own, so that one that hangs costs no other; together under ten minutes.
 # Usage: sh launch/benchmarks/gpu.sh          PYTHON names the interpreter, python3 by default
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -17,13 +17,17 @@ part() {
 }
 
 part 60 -c 'import jax; print(jax.__version__, jax.devices(), jax.devices()[0].memory_stats()["bytes_limit"])'
-part 120 launch/benchmarks/tcn_step.py --device=gpu --chunks=1500
-part 60 launch/benchmarks/tcn_step.py --device=gpu --chunks=200
+part 90 launch/benchmarks/tcn_step.py --device=gpu --chunks=1500
+part 45 launch/benchmarks/tcn_step.py --device=gpu --chunks=200
 part 90 launch/benchmarks/scan.py --device=gpu --attention
 for micro in 2 8; do
-    part 90 launch/benchmarks/tcn_train.py --config=configs/tcn_index.py:h200,simulated --width=512 --dtype=bfloat16 \
+    part 60 launch/benchmarks/tcn_train.py --config=configs/tcn_index.py:h200,simulated --width=512 --dtype=bfloat16 \
         --rows=256 --micro_batches=$micro --cache=/tmp/fjq-gpu-cache
 done
-part 60 -m interop.parity "${FJQ_GOLDEN:-../shared/golden}/tcn_tiny" "${FJQ_GOLDEN:-../shared/golden}/mamba_tiny"
+part 75 launch/benchmarks/migt_step.py --device=gpu --rounds=3
+part 60 launch/benchmarks/gpt_step.py --device=gpu --rows=512 --length=256
+part 60 launch/benchmarks/gpt_generate.py --device=gpu --rounds=3
+golden=${FJQ_GOLDEN:-../shared/golden}
+part 60 -m interop.parity "$golden/tcn_tiny" "$golden/mamba_tiny" "$golden/migt_tiny" "$golden/microchat_gpt_tiny"
 [ -z "${OUT:-}" ] || cp launch/results/*.csv "$OUT"/
 exit $status

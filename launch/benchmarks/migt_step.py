@@ -9,7 +9,6 @@ no attention weights either. Rounds alternate in one process, so that a busy mac
 launch/results/migt_step.csv: one row a policy, one for the forecast, one for the FLOPs.
 """
 
-import csv
 import datetime
 import os
 import statistics
@@ -264,6 +263,7 @@ def main(argv: list[str]) -> None:
 
     from fjq.models.migt import Migt
     from fjq.run import commit
+    from launch.benchmarks.rows import append, cpu_name
 
     if TORCH.value:
         import torch
@@ -287,24 +287,7 @@ def main(argv: list[str]) -> None:
     fields = ('what', 'rows', 'median_ms', 'least_ms', 'compiled_gib', 'peak_gib', 'losses', 'tflop', 'note')
     for row in rows:
         print('  '.join(f'{k} {v}' for k, v in row.items()), flush=True)
-        append(ROOT / 'launch/results/migt_step.csv', common | {f: row.get(f, '') for f in fields})
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux gives it."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), 'unknown CPU')
-
-
-def append(path: Path, row: dict) -> None:
-    """Adds a row under the header, which is written with the first one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with open(path, 'a', newline='') as file:
-        writer = csv.DictWriter(file, row)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+        append('migt_step', common | {f: row.get(f, '') for f in fields})
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ the encoder beats persistence and HAR in QLIKE, each with a 95 % interval above 
 horizon to launch/results/planted_signal.csv.
 """
 
-import csv
 import datetime
 import sys
 import tempfile
@@ -39,6 +38,7 @@ def measure(workdir: Path) -> dict:
 def main(_) -> None:
     from fjq.evaluate import conclude
     from fjq.run import commit
+    from launch.benchmarks.rows import append
 
     with tempfile.TemporaryDirectory() as temporary:
         findings = measure(Path(RUN.value or temporary))
@@ -62,13 +62,7 @@ def main(_) -> None:
                     'model': d['model'],
                 }
             )
-    path = ROOT / 'launch' / 'results' / 'planted_signal.csv'
-    new = not path.exists()
-    with open(path, 'a', newline='') as out:
-        writer = csv.DictWriter(out, rows[0])
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    append('planted_signal', *rows)
     for line in conclude(findings):
         print(line)
     verdicts = {name: findings['differences'][name][-1]['model'] for name in BEATEN}

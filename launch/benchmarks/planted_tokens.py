@@ -9,7 +9,6 @@ at least 90 % of what the true law saves against uniform tokens, with the lower 
 Appends a row to launch/results/planted_tokens.csv.
 """
 
-import csv
 import datetime
 import sys
 import tempfile
@@ -81,6 +80,8 @@ def measure(workdir: Path, small: bool) -> dict:
 
 
 def main(_) -> None:
+    from launch.benchmarks.rows import append
+
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
     with tempfile.TemporaryDirectory() as temporary:
         row = measure(Path(RUN.value or temporary), SMALL.value)
@@ -88,13 +89,7 @@ def main(_) -> None:
         print(f'{name:>18}  {value}')
     if SMALL.value:
         return
-    path = ROOT / 'launch' / 'results' / 'planted_tokens.csv'
-    new = not path.exists()
-    with open(path, 'a', newline='') as out:
-        writer = csv.DictWriter(out, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append('planted_tokens', row)
     met = float(row['low']) >= BAR
     print('bar met' if met else f'bar missed: {row["recovered"]} ({row["low"]} to {row["high"]}) of the gain')
 

@@ -12,7 +12,6 @@ Both sides take the same arrays and must agree before they are timed. Rounds alt
 machine slows both. Appends one row a case to launch/results/scan.csv.
 """
 
-import csv
 import datetime
 import os
 import statistics
@@ -208,6 +207,7 @@ def main(argv: list[str]) -> None:
     import torch
 
     from fjq.run import commit
+    from launch.benchmarks.rows import append, cpu_name
 
     torch.set_num_threads(len(cores))
     load = os.getloadavg()[0]  # of others: above zero the figures are too slow, the ratio less so
@@ -226,27 +226,9 @@ def main(argv: list[str]) -> None:
         'rounds': ROUNDS.value,
         'load': f'{load:.1f}',
     }
-    columns = *about, *max(rows, key=len)
     for row in rows:
         print('  '.join(f'{name} {value}' for name, value in row.items() if value != ''))
-    append(ROOT / 'launch/results/scan.csv', columns, [about | row for row in rows])
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux gives it."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), 'unknown CPU')
-
-
-def append(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
-    """Adds rows under the header, which is written with the first ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with open(path, 'a', newline='') as file:
-        writer = csv.DictWriter(file, columns)
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    append('scan', *(about | row for row in rows))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@
 Appends one row a figure to launch/results/simulate.csv.
 """
 
-import csv
 import datetime
 import gzip
 import os
@@ -87,6 +86,7 @@ def main(argv: list[str]) -> None:
     import pyarrow as pa
 
     from fjq.run import commit
+    from launch.benchmarks.rows import append, cpu_name
 
     facts = {
         'commit': commit(),
@@ -114,24 +114,7 @@ def main(argv: list[str]) -> None:
         )
         row = {'figure': name, 'unit': 'GB' if memory else 'rows/s', 'bar': f'{bar:.4g}', 'met': met}
         row |= {'median': f'{median:.4g}', 'least': f'{min(values):.4g}', 'most': f'{max(values):.4g}'}
-        append(ROOT / 'launch/results/simulate.csv', facts | row)
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux gives it."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), 'unknown CPU')
-
-
-def append(path: Path, row: dict) -> None:
-    """Adds a row under the header, which is written with the first one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with open(path, 'a', newline='') as file:
-        writer = csv.DictWriter(file, row)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+        append('simulate', facts | row)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ Both sides take the same weights and the same batch through dropout, Huber loss,
 alternate in one process, so that a busy machine slows both. Appends one row to launch/results/tcn_step.csv.
 """
 
-import csv
 import datetime
 import os
 import statistics
@@ -138,6 +137,7 @@ def main(argv: list[str]) -> None:
     import torch
 
     from fjq.run import commit
+    from launch.benchmarks.rows import append, cpu_name
 
     torch.set_num_threads(len(cores))
     load = os.getloadavg()[0]  # of others: above zero the figures are too slow, the ratio less so
@@ -189,24 +189,7 @@ def main(argv: list[str]) -> None:
         row[f'{name}_over_ours_range'] = f'{ratios[0]:.2f}-{ratios[-1]:.2f}' if ratios else ''
     for name, value in row.items():
         print(f'{name:<24} {value}')
-    append(ROOT / 'launch/results/tcn_step.csv', row)
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux gives it."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), 'unknown CPU')
-
-
-def append(path: Path, row: dict) -> None:
-    """Adds a row under the header, which is written with the first one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not path.exists()
-    with open(path, 'a', newline='') as file:
-        writer = csv.DictWriter(file, row)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+    append('tcn_step', row)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ The rates are those that the run itself wrote to metrics.jsonl, without the firs
 to launch/results/tcn_train.csv. The original published 2,250 chunks/s on an H100 at width 512.
 """
 
-import csv
 import datetime
 import json
 import os
@@ -37,6 +36,7 @@ def main(_) -> None:
     from fjq.launch import load_config
     from fjq.run import commit
     from fjq.train import train
+    from launch.benchmarks.rows import append
 
     file, _, variant = CONFIG.value.partition(':')
     config = load_config(ROOT / file, variant)
@@ -76,14 +76,7 @@ def main(_) -> None:
         'compiles': readings[-1]['compiles'],
         'peak_gib': f'{peak / 2**30:.2f}' if peak else '',
     }
-    path = ROOT / 'launch' / 'results' / 'tcn_train.csv'
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'a', newline='') as out:
-        writer = csv.DictWriter(out, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    append('tcn_train', row)
     for name, value in row.items():
         print(f'{name:>14} {value}')
 
