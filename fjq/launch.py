@@ -105,9 +105,9 @@ def list_configs(folder: Path = Path('configs')) -> dict[str, str]:
 def describe() -> str:
     """The text of --help."""
     lines = [__doc__.strip(), '', 'Jobs (--job=...):']
-    lines += [f'  {n:<12} {text}' for n, text in list_jobs().items()]
+    lines += _columns(list_jobs())
     lines += ['', 'Configs (--config=configs/...; every one has the variant :tiny):']
-    lines += [f'  {n:<18} {text}' for n, text in list_configs().items()]
+    lines += _columns(list_configs())
     lines += ['', 'Flags:']
     lines += [
         f'  --{f.name:<12} {flags.FLAGS[f.name].help}'
@@ -118,6 +118,11 @@ def describe() -> str:
         'Fields of a config are set by their path: --config.optim.learning_rate=3e-4.',
     ]
     return '\n'.join(lines)
+
+
+def _columns(texts: dict[str, str]) -> list[str]:
+    width = max(map(len, texts), default=0)
+    return [f'  {name:<{width}}  {text}' for name, text in texts.items()]
 
 
 def use_compile_cache() -> None:

@@ -100,7 +100,7 @@ def plan(root: Path, folder: Path, asset: str, split: dict[str, Any], seed: str)
         out += [[*base, *flags(trains)], [*base, '--job=evaluate', *flags(one)]]
         reports.append([*base, '--job=report'])
         before = stage
-    return [*out, [*base, '--job=generate', *flags(shared)], *reports]
+    return [*out, [*base, '--job=generate', *flags(one)], *reports]
 
 
 def length(run: str) -> dict[str, int]:
