@@ -8,6 +8,7 @@ import difflib
 import importlib
 import json
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from fjq.errors import InputError
@@ -149,6 +150,18 @@ def nearest(word: str, choices: typing.Iterable[str]) -> str:
     choices = sorted(choices)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     return f'did you mean {close[0]!r}' if close else 'choose one of ' + ', '.join(choices)
+
+
+def vary(config: Experiment, variant: str, variants: dict[str, Callable[[Experiment], None]]) -> None:
+    """Applies comma-separated variants in the order given.
+
+    Raises:
+      InputError: an unknown variant.
+    """
+    for name in (n for n in variant.split(',') if n):
+        if name not in variants:
+            raise InputError(f'there is no variant {name!r}', remedy=nearest(name, variants))
+        variants[name](config)
 
 
 def check_path(config: Any, path: str) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from fjq.data.bar_features import bar_returns, ewma_volatility, find_features, opens_session
 from fjq.data.bars import Bars
-from fjq.data.fragments import InOrder, Shuffled
+from fjq.data.order import InOrder, Shuffled, take_share
 from fjq.data.sessions import DAY, find_zone, read_clock, to_wall
 from fjq.data.windows import Parts, split_at, walk_forward
 from fjq.errors import InputError
@@ -252,15 +252,7 @@ class _Source:
         return len(self.order)
 
     def __getitem__(self, step: int) -> Batch:
-        whole = self.order(int(step))
-        if len(whole) % self.shard.count:
-            raise InputError(
-                f'{len(whole)} rows do not divide by {self.shard.count} processes',
-                column='batch_rows',
-                remedy='make it a multiple',
-            )
-        size = len(whole) // self.shard.count
-        which = whole[self.shard.index * size : (self.shard.index + 1) * size]
+        which = take_share(self.order(int(step)), self.shard)
         mask, which = which >= 0, np.maximum(which, 0)  # padding repeats the first window
         batch = {name: column[which] for name, column in self.columns.items()}
         batch['target_mask'] = batch['target_mask'] & mask[:, None]

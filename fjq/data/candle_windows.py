@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from fjq.data.candles import CandleFiles, Candles, digest
-from fjq.data.fragments import InOrder, Shuffled
+from fjq.data.order import InOrder, Shuffled, take_share
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.log import say
@@ -223,15 +223,7 @@ class _Source:
         return len(self.order)
 
     def __getitem__(self, step: int) -> Batch:
-        whole = self.order(int(step))
-        if len(whole) % self.shard.count:
-            raise InputError(
-                f'{len(whole)} rows do not divide by {self.shard.count} processes',
-                column='batch_rows',
-                remedy='make it a multiple',
-            )
-        size, d = len(whole) // self.shard.count, self.data
-        at = whole[self.shard.index * size : (self.shard.index + 1) * size]
+        d, at = self.data, take_share(self.order(int(step)), self.shard)
         mask = at >= 0
         end = np.where(mask, at, 0)
         place = end[:, None] + np.arange(1 - self.length, 1)

@@ -9,17 +9,15 @@ Padded chunks have weight 0 and frame 0; a padded row is all zeros.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fjq.data.frames import Frames
+from fjq.data.order import take_share
 from fjq.errors import InputError
 from fjq.task import Batch, Shard
-
-STEPS = 2**31 - 1  # length of an endless training set
 
 
 class DayStore(Protocol):
@@ -112,47 +110,6 @@ def _fill(ends: np.ndarray, max_chunks: int, max_frames: int) -> np.ndarray | No
 
 
 @dataclasses.dataclass(frozen=True)
-class Shuffled:
-    """An endless order: every epoch is a permutation of its own, and batches run on across its end."""
-
-    fragments: np.ndarray
-    rows: int
-    seed: int
-
-    def __len__(self) -> int:
-        return STEPS
-
-    def __call__(self, step: int) -> np.ndarray:
-        count = len(self.fragments)
-        epoch, place = np.divmod(np.arange(step * self.rows, (step + 1) * self.rows), count)
-        out = np.empty(self.rows, np.int64)
-        for e in range(epoch[0], epoch[-1] + 1):
-            here = epoch == e
-            out[here] = _permutation(self.seed, e, count)[place[here]]
-        return self.fragments[out]
-
-
-@dataclasses.dataclass(frozen=True)
-class InOrder:
-    """Every fragment once, in order; the last batch is filled up with -1."""
-
-    fragments: np.ndarray
-    rows: int
-
-    def __len__(self) -> int:
-        return -(-len(self.fragments) // self.rows)
-
-    def __call__(self, step: int) -> np.ndarray:
-        part = self.fragments[step * self.rows : (step + 1) * self.rows]
-        return np.concatenate([part, np.full(self.rows - len(part), -1, part.dtype)])
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
-
-
-@dataclasses.dataclass(frozen=True)
 class BatchSource:
     """Random access to whole batches, for `grain.MapDataset.source`; it holds no open file and pickles.
 
@@ -176,17 +133,10 @@ class BatchSource:
 
     def __getitem__(self, step: int) -> Batch:
         whole = self.order(int(step))
-        if len(whole) % self.shard.count:
-            raise InputError(
-                f'{len(whole)} rows do not divide by {self.shard.count} processes',
-                column='batch_rows',
-                remedy='make it a multiple',
-            )
         real = whole[whole >= 0]  # shapes come from the whole batch, so that all processes agree
         K = pick_bucket(self.chunk_buckets, self.fragments.chunks[real].max(initial=0))
         T = pick_bucket(self.frame_buckets, self.fragments.frames[real].max(initial=0))
-        size = len(whole) // self.shard.count
-        return self._assemble(whole[self.shard.index * size : (self.shard.index + 1) * size], K, T)
+        return self._assemble(take_share(whole, self.shard), K, T)
 
     def _assemble(self, which: np.ndarray, K: int, T: int) -> Batch:
         B, L = len(which), self.chunk_len

@@ -20,8 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fjq.data.fragments import STEPS
-from fjq.errors import InputError
+from fjq.data.order import STEPS, take_share
 from fjq.task import Batch, Shard
 
 
@@ -65,7 +64,8 @@ class PackedSource:
         return count_windows(len(self.runs.token), self.length)
 
     def __getitem__(self, step: int) -> Batch:
-        epoch, place = np.divmod(share_of(int(step), self.rows, self.shard), self.windows)
+        whole = np.arange(self.rows, dtype=np.int64) + int(step) * self.rows
+        epoch, place = np.divmod(take_share(whole, self.shard), self.windows)
         parts = [self._cut(e, place[epoch == e]) for e in range(epoch[0], epoch[-1] + 1)]
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
@@ -140,8 +140,7 @@ class ForecastSource:
         return len(self.order)
 
     def __getitem__(self, step: int) -> Batch:
-        whole = self.order(int(step))
-        row = whole[share_of(0, len(whole), self.shard)]
+        row = take_share(self.order(int(step)), self.shard)
         mask = row >= 0
         line, C, horizon = self.line, self.context, max(self.horizons)
         at = self.at[np.maximum(row, 0)]
@@ -172,13 +171,3 @@ class ForecastSource:
             'scale_decay': np.full(len(row), line.decay, np.float32),
             'close': np.where(mask, line.close[at], 1).astype(np.float32),
         }
-
-
-def share_of(step: int, rows: int, shard: Shard) -> np.ndarray:
-    """The numbers of this process's rows of a batch."""
-    if rows % shard.count:
-        raise InputError(
-            f'{rows} rows do not divide by {shard.count} processes', column='batch_rows', remedy='make it a multiple'
-        )
-    size = rows // shard.count
-    return step * rows + shard.index * size + np.arange(size)

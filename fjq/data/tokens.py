@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from fjq.config import nearest
 from fjq.data.candles import CandleFiles, Candles, digest
-from fjq.data.fragments import InOrder, Shuffled
+from fjq.data.order import InOrder, Shuffled
 from fjq.data.token_cache import encode, encode_cached
 from fjq.data.token_options import Analyze, Generate
 from fjq.data.token_windows import ForecastSource, Line, PackedSource, Runs

@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from fjq.config import Experiment, nearest
+from fjq.config import Experiment, vary
 from fjq.data.candle_windows import CandleWindowData, SimulatedCandleWindowData
 from fjq.data.windows import Split
-from fjq.errors import InputError
 
 
 def apply_variants(config: Experiment, variant: str) -> Experiment:
@@ -14,10 +13,7 @@ def apply_variants(config: Experiment, variant: str) -> Experiment:
     Raises:
       InputError: an unknown variant.
     """
-    for name in (n for n in variant.split(',') if n):
-        if name not in _VARIANTS:
-            raise InputError(f'there is no variant {name!r}', remedy=nearest(name, _VARIANTS))
-        _VARIANTS[name](config)
+    vary(config, variant, _VARIANTS)
     return config
 
 

@@ -3,12 +3,11 @@
 import dataclasses
 
 from fjq.baselines import Bootstrap, Constant, GarchT, RandomWalk
-from fjq.config import Experiment, nearest
+from fjq.config import Experiment, vary
 from fjq.data.candles import CandleFiles
 from fjq.data.simulated_candles import PlantedTokenData, SimulatedTokenData
 from fjq.data.tokens import TokenData
 from fjq.data.windows import Split
-from fjq.errors import InputError
 from fjq.studies.coverage import Coverage
 from fjq.studies.tokens import TokenScores
 from fjq.tokenizers import Saved
@@ -28,10 +27,7 @@ def apply_variants(config: Experiment, variant: str) -> Experiment:
     Raises:
       InputError: an unknown variant.
     """
-    for name in (n for n in variant.split(',') if n):
-        if name not in _VARIANTS:
-            raise InputError(f'there is no variant {name!r}', remedy=nearest(name, _VARIANTS))
-        _VARIANTS[name](config)
+    vary(config, variant, _VARIANTS)
     config.task.horizons = config.data.horizons
     return config
 

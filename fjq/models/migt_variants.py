@@ -10,12 +10,11 @@ from fjq.baselines import (
     SeasonalQuantiles,
     Zero,
 )
-from fjq.config import Experiment, nearest
+from fjq.config import Experiment, vary
 from fjq.data.bar_features import find_features
 from fjq.data.migt import MigtData
 from fjq.data.simulated_bars import SimulatedMigtData
 from fjq.data.windows import Split
-from fjq.errors import InputError
 from fjq.studies.backtest import Backtest
 from fjq.studies.coverage import Coverage
 from fjq.studies.quantile_scores import QuantileScores
@@ -40,10 +39,7 @@ def apply_variants(config: Experiment, variant: str) -> Experiment:
     Raises:
       InputError: an unknown variant.
     """
-    for name in (n for n in variant.split(',') if n):
-        if name not in _VARIANTS:
-            raise InputError(f'there is no variant {name!r}', remedy=nearest(name, _VARIANTS))
-        _VARIANTS[name](config)
+    vary(config, variant, _VARIANTS)
     config.task.variables = len(find_features(config.data.features))
     config.task.horizons, config.task.bars_per_day = config.data.horizons, 1440 // config.data.minutes
     return config

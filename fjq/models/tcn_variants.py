@@ -3,13 +3,12 @@
 import dataclasses
 
 from fjq.baselines import Constant, Ewma, Garch, Har, Persistence, Vix
-from fjq.config import Experiment, nearest
+from fjq.config import Experiment, vary
 from fjq.data.profiles import PROFILES, size_batch
 from fjq.data.simulated import SimulatedTcnData
 from fjq.data.synthetic.market import scaled
 from fjq.data.tcn import TcnData
 from fjq.data.windows import Split
-from fjq.errors import InputError
 
 DEVICE = 'rtx5080'  # where no variant names one
 BASELINES = (
@@ -35,14 +34,9 @@ def apply_variants(config: Experiment, variant: str) -> Experiment:
     Raises:
       InputError: an unknown variant.
     """
-    names = [n for n in variant.split(',') if n]
-    for name in names:
-        if name not in PROFILES and name not in _VARIANTS:
-            raise InputError(f'there is no variant {name!r}', remedy=nearest(name, [*PROFILES, *_VARIANTS]))
-    _fit_device(config, next((n for n in names if n in PROFILES), DEVICE))
-    for name in names:
-        if name in _VARIANTS:
-            _VARIANTS[name](config)
+    device = next((n for n in variant.split(',') if n in PROFILES), DEVICE)
+    _fit_device(config, device)
+    vary(config, variant, dict.fromkeys(PROFILES, lambda config: None) | _VARIANTS)
     config.task.horizons = len(config.data.horizons)
     return config
 

@@ -63,7 +63,7 @@ def time_reading(data: Path, cache: str, rounds: int, steps: int) -> dict[str, l
     """Chunks a second of three readers that make the same batches; the order turns from round to round."""
     import grain
 
-    from fjq.data.fragments import Shuffled
+    from fjq.data.order import Shuffled
     from fjq.data.tcn import TcnData
     from fjq.data.windows import Split
     from fjq.parallel import Parallel

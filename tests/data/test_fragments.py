@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fjq.data.fragments import InOrder, Shuffled, cut_days, pick_bucket
+from fjq.data.fragments import cut_days, pick_bucket
+from fjq.data.order import InOrder, Shuffled
 from fjq.data.profiles import PROFILES, size_batch
 from fjq.errors import InputError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fjq.data.fragments import InOrder
+from fjq.data.order import InOrder
 from fjq.data.token_windows import ForecastSource, Line, PackedSource, Runs, count_windows
 from fjq.errors import InputError
 from fjq.task import Shard
