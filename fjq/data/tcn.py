@@ -19,13 +19,12 @@ from fjq.data.fragments import (
     BatchSource,
     DayStore,
     Fragments,
-    InOrder,
     Labels,
     MemoryDays,
-    Shuffled,
     cut_days,
     pick_bucket,
 )
+from fjq.data.order import InOrder, Shuffled
 from fjq.data.realized import ComputeRv
 from fjq.data.targets import Targets, read_targets
 from fjq.data.ticks import TickFiles, check_files, read_tickers, split_table
