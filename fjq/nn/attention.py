@@ -76,16 +76,52 @@ def attend(
     attention = partial(jax.nn.dot_product_attention, bias=bias, scale=scale, **flags)
     xla, cudnn = partial(attention, implementation='xla'), partial(attention, implementation='cudnn')
     arrays = q_BxTxNxH, k_BxSxKxH, v_BxSxKxH
+    on_cpu = partial(_by_heads, bias=bias, scale=scale, **flags)
     obstacle = None if implementation == 'xla' else _obstacle(*arrays, bias=bias, **flags)
     if implementation == 'cudnn':
         if obstacle:
             raise InputError(f'cuDNN attention can not serve {obstacle}', remedy="use implementation 'auto'")
         y_BxTxNxH = cudnn(*arrays)
     elif implementation == 'xla' or obstacle:
-        y_BxTxNxH = xla(*arrays)
+        y_BxTxNxH = jax.lax.platform_dependent(*arrays, cpu=on_cpu, default=xla)
     else:  # a program placed on the CPU of a GPU machine still runs
-        y_BxTxNxH = jax.lax.platform_dependent(*arrays, cuda=cudnn, default=xla)
+        y_BxTxNxH = jax.lax.platform_dependent(*arrays, cuda=cudnn, cpu=on_cpu, default=xla)
     return y_BxTxNxH if some is None else jnp.where(some, y_BxTxNxH, 0)
+
+
+def _by_heads(
+    q_BxTxNxH,
+    k_BxSxKxH,
+    v_BxSxKxH,
+    *,
+    bias,
+    scale,
+    is_causal,
+    mask=None,
+    local_window_size=None,
+    key_value_seq_lengths=None,
+):
+    """`jax.nn.dot_product_attention` as plain products of one matrix a row and head of keys, which XLA on a CPU runs
+    faster than its own order of axes: forward and backward of 16 x 128 x 8 x 64 in 14 ms for 34."""
+    B, T, N, H = q_BxTxNxH.shape
+    S, K = k_BxSxKxH.shape[1:3]
+    G = N // K  # queries that share keys lie one after the other
+    by_head = lambda x: jnp.moveaxis(x, 1, 2).reshape(B * K, -1, H)
+    q, k, v = (by_head(x) for x in (q_BxTxNxH, k_BxSxKxH, v_BxSxKxH))
+    product = partial(jax.lax.dot_general, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+    s_BxNxTxS = product(q, k, (((2,), (2,)), ((0,), (0,)))).reshape(B, N, T, S)
+    s_BxNxTxS = s_BxNxTxS * (H**-0.5 if scale is None else scale)
+    if bias is not None:
+        s_BxNxTxS = s_BxNxTxS + bias
+    if is_causal or local_window_size is not None or key_value_seq_lengths is not None:
+        seen = _merge(mask, T, S, is_causal, local_window_size, key_value_seq_lengths)
+    else:
+        seen = mask
+    if seen is not None:
+        s_BxNxTxS = jnp.where(seen, s_BxNxTxS, jnp.finfo(s_BxNxTxS.dtype).min / 2)
+    p = jax.nn.softmax(s_BxNxTxS, axis=-1).astype(v.dtype).reshape(B * K, G * T, S)
+    y = product(p, v, (((2,), (1,)), ((0,), (0,)))).astype(q_BxTxNxH.dtype)
+    return jnp.moveaxis(y.reshape(B, N, T, H), 1, 2)
 
 
 def _with_all(a, queries: int, keys: int):
