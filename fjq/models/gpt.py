@@ -92,7 +92,6 @@ class Attention(nnx.Module):
     def __init__(self, config: Gpt, *, rngs: nnx.Rngs):
         self.heads, self.kv_heads = config.heads, config.kv_heads or config.heads
         width, size, dtype = config.width, config.width // config.heads, jnp.dtype(config.dtype)
-        self.dtype = dtype
         self.c_q = Linear(width, self.heads * size, dtype=dtype, rngs=rngs)
         self.c_k = Linear(width, self.kv_heads * size, dtype=dtype, rngs=rngs)
         self.c_v = Linear(width, self.kv_heads * size, dtype=dtype, rngs=rngs)
@@ -100,13 +99,11 @@ class Attention(nnx.Module):
 
     def split(self, x, angles):
         """x [..., T, D] -> q [..., T, N, H], k and v [..., T, K, H]; q and k turned by their angle, then normalised."""
-        (cos, sin), heads = angles, (self.heads, self.kv_heads, self.kv_heads)
+        cos, sin = angles
+        apart = lambda y, heads: y.reshape(*y.shape[:-1], heads, -1)
         turn = lambda y: rms_norm(rotate(y, cos, -sin), eps=EPS).astype(y.dtype)
-        kernels = [linear.kernel[...] for linear in (self.c_q, self.c_k, self.c_v)]
-        ends = np.cumsum([kernel.shape[1] for kernel in kernels])[:-1]
-        parts = jnp.split(dense(x.astype(self.dtype), jnp.concatenate(kernels, axis=1)), ends, axis=-1)  # one product
-        q, k, v = (y.reshape(*y.shape[:-1], n, -1) for y, n in zip(parts, heads, strict=True))
-        return turn(q), turn(k), v
+        q, k = apart(self.c_q(x), self.heads), apart(self.c_k(x), self.kv_heads)
+        return turn(q), turn(k), apart(self.c_v(x), self.kv_heads)
 
     def join(self, y):
         """[..., T, N, H] -> [..., T, D]."""
