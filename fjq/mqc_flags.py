@@ -104,7 +104,7 @@ COMMANDS: dict[str, tuple[Flag, ...]] = {
         SEED,
         Flag(('--csv', '--data'), '', 'folder of candles, one CSV an asset; without it a market is simulated'),
         ASSET,
-        Flag(('--out',), '', 'the folder of all runs; runs/quickstart by default'),
+        Flag(('--out',), '', 'the folder of all runs; runs/mqc by default'),
     ),
     'examples': (DEVICE, Flag(('--out',), '', 'the run folder')),
 }

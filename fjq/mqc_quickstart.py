@@ -41,7 +41,7 @@ def quickstart(csv: str, asset: str, out: str, seed: str) -> int:
       csv: a folder of candles; '' = a market is simulated.
       asset: whose market stages 2 to 4 are about; '' = the first.
     """
-    root = Path(out or 'runs/quickstart')
+    root = Path(out or 'runs/mqc')
     folder = Path(csv) if csv else make_market(root)
     candles = CandleFiles(path=str(folder), quality='repair').read(Parallel())
     asset = pick_asset(asset, [c.id for c in candles])
