@@ -70,7 +70,7 @@ def _is_number(column: pa.ChunkedArray) -> bool:
 def _later(column: pa.ChunkedArray, time: np.datetime64) -> np.ndarray:
     """Rows after a moment; a date, in the rows or as the moment, means its whole day."""
     whole_day = np.datetime_data(time.dtype)[0] == 'D'
-    end = (time + 1 if whole_day else time).astype('datetime64[ns]')
+    end = (time + np.timedelta64(1, 'D') if whole_day else time).astype('datetime64[ns]')
     if pa.types.is_integer(column.type):
         stamps = column.to_numpy().astype('datetime64[ns]')
         return stamps >= end + DAY_STARTS if whole_day else stamps > end

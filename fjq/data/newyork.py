@@ -46,8 +46,8 @@ def dates_of(time: np.ndarray) -> np.ndarray:
     """The New York date of instants, datetime64[D]; ns since 1970 UTC, in any order."""
     if not len(time):
         return np.zeros(0, 'datetime64[D]')
-    first = np.datetime64(int(time.min()), 'ns').astype('datetime64[D]') - 1  # New York is behind UTC
-    last = np.datetime64(int(time.max()), 'ns').astype('datetime64[D]')
-    days = np.arange(first, last + 1)
+    first, last = (np.datetime64(int(t), 'ns').astype('datetime64[D]') for t in (time.min(), time.max()))
+    day = np.timedelta64(1, 'D')
+    days = np.arange(first - day, last + day)  # New York is behind UTC
     starts = np.array([day_bounds(day)[0] for day in days.tolist()])
     return days[np.searchsorted(starts, time, side='right') - 1]

@@ -193,6 +193,7 @@ def _next_start(end: str, field: str) -> np.datetime64:
         moment = np.datetime64('NaT')
     if np.isnat(moment):
         raise InputError(f'{end!r} is no date', column=field, remedy='write it as 2022-12-31')
-    if np.datetime_data(moment.dtype)[0] in ('Y', 'M', 'W', 'D'):
-        return (moment + 1).astype('datetime64[D]').astype('datetime64[ns]')  # to the end of the day, month or year
-    return moment.astype('datetime64[ns]') + 1
+    unit = np.datetime_data(moment.dtype)[0]
+    if unit in ('Y', 'M', 'W', 'D'):  # to the end of the day, month or year
+        return (moment + np.timedelta64(1, unit)).astype('datetime64[D]').astype('datetime64[ns]')
+    return moment.astype('datetime64[ns]') + np.timedelta64(1, 'ns')
