@@ -76,7 +76,7 @@ def collect(workdir: Path) -> Iterator[Block]:
     failure = workdir / 'failure.json'
     if failure.is_file():
         facts = json.loads(failure.read_text())
-        yield Text(f'**The run ended at step {facts["step"]}: its loss or gradient was not finite.** See failure.json.')
+        yield Text(f'**The run ended at step {facts["step"]}: {facts["why"]}.** See failure.json.')
     plots = _plots()
     evaluation = workdir / 'evaluation.json'
     if evaluation.is_file():

@@ -149,9 +149,9 @@ def test_a_run_that_was_not_evaluated_says_so(run):
 
 
 def test_a_run_that_failed_says_so(run):
-    (run / 'failure.json').write_text(json.dumps({'step': 7}))
+    (run / 'failure.json').write_text(json.dumps({'step': 7, 'why': 'coverage_80 fell'}))
     markdown, page = (p.read_text() for p in write_report(run))
-    assert '**The run ended at step 7: its loss or gradient was not finite.**' in markdown
+    assert '**The run ended at step 7: coverage_80 fell.**' in markdown
     assert '<p>The run ended at step 7' in page
 
 

@@ -16,18 +16,18 @@ part() {
     timeout "$seconds" "$python" "$@" || { echo "== failed: $*"; status=1; }
 }
 
-part 60 -c 'import jax; print(jax.__version__, jax.devices(), jax.devices()[0].memory_stats()["bytes_limit"])'
+part 45 -c 'import jax; print(jax.__version__, jax.devices(), jax.devices()[0].memory_stats()["bytes_limit"])'
 part 90 launch/benchmarks/tcn_step.py --device=gpu --chunks=1500
 part 45 launch/benchmarks/tcn_step.py --device=gpu --chunks=200
-part 90 launch/benchmarks/scan.py --device=gpu --attention
+part 60 launch/benchmarks/scan.py --device=gpu --attention
 for micro in 2 8; do
     part 60 launch/benchmarks/tcn_train.py --config=configs/tcn_index.py:h200,simulated --width=512 --dtype=bfloat16 \
         --rows=256 --micro_batches=$micro --cache=/tmp/fjq-gpu-cache
 done
 part 75 launch/benchmarks/migt_step.py --device=gpu --rounds=3
 part 60 launch/benchmarks/gpt_step.py --device=gpu --rows=512 --length=256
-part 60 launch/benchmarks/gpt_generate.py --device=gpu --rounds=3
+part 45 launch/benchmarks/gpt_generate.py --device=gpu --rounds=3
 golden=${FJQ_GOLDEN:-../shared/golden}
-part 60 -m interop.parity "$golden/tcn_tiny" "$golden/mamba_tiny" "$golden/migt_tiny" "$golden/microchat_gpt_tiny"
+part 45 -m interop.parity "$golden/tcn_tiny" "$golden/mamba_tiny" "$golden/migt_tiny" "$golden/microchat_gpt_tiny"
 [ -z "${OUT:-}" ] || cp launch/results/*.csv "$OUT"/
 exit $status
