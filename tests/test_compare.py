@@ -207,7 +207,7 @@ def test_overlap_is_counted_in_rows_of_all_series():
     ends = time[:, None] + np.array([1, 5])
     rows = {'time': time, 'label_end': ends, 'valid': np.ones((60, 2), bool)}
     assert compare.count_overlap(rows) == [2, 10]
-    gap = rows | {'label_end': np.where(np.arange(60)[:, None] < 40, ends, np.datetime64('NaT'))}
+    gap = rows | {'label_end': np.where(np.arange(60)[:, None] < 40, ends, np.datetime64('NaT', 'D'))}
     gap['valid'] = np.isfinite(gap['label_end'])
     assert compare.count_overlap(gap) == [2, 10]
     with pytest.raises(InputError, match='no label_end'):

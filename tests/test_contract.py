@@ -257,7 +257,7 @@ def test_what_comes_later_changes_nothing(tiny, tmp_path):
 
 def _ended(rows: dict, time: np.datetime64) -> np.ndarray:
     """Which rows have labels that end by a moment."""
-    end = np.where(rows['valid'], rows['label_end'], np.datetime64('NaT')).max(1)
+    end = np.where(rows['valid'], rows['label_end'], np.datetime64('NaT', 'D')).max(1)
     return rows['valid'].all(1) & (end <= time)
 
 

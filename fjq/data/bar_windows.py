@@ -174,7 +174,7 @@ class BarWindows:
     @functools.cached_property
     def _label_end(self) -> np.ndarray:
         """When each target's last bar closed [N, H], NaT where it is not valid."""
-        return np.where(self._valid, self.bars.closed[self._last].astype('datetime64[ns]'), np.datetime64('NaT'))
+        return np.where(self._valid, self.bars.closed[self._last].astype('datetime64[ns]'), np.datetime64('NaT', 'ns'))
 
     def _label(self, end: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(target, valid, last bar) [N, H] of windows that end at bars `end` [N]. No target spans a roll."""

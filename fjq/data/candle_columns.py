@@ -196,9 +196,9 @@ def read_times(column: pa.ChunkedArray, file, name: str) -> np.ndarray:
 
 def _moment(stamp: str | None) -> np.datetime64:
     try:
-        return np.datetime64(stamp, 'ns') if stamp else np.datetime64('NaT')
+        return np.datetime64(stamp, 'ns') if stamp else np.datetime64('NaT', 'ns')
     except ValueError:
-        return np.datetime64('NaT')
+        return np.datetime64('NaT', 'ns')
 
 
 def _minutes(offset: str) -> int:

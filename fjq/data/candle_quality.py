@@ -64,7 +64,7 @@ def check(time: np.ndarray, values: dict[str, np.ndarray], row: np.ndarray, sett
     """
     if settings.quality not in ACTIONS:
         raise InputError(f'{settings.quality!r} is unknown', column='quality', remedy='choose ' + ', '.join(ACTIONS))
-    if len(time) > 1 and (np.diff(time) <= np.timedelta64(0)).all():
+    if len(time) > 1 and (np.diff(time) <= np.timedelta64(0, 'ns')).all():
         time, row, values = time[::-1], row[::-1], {n: v[::-1] for n, v in values.items()}
     faults: dict[str, int] = {}
 
@@ -81,11 +81,11 @@ def check(time: np.ndarray, values: dict[str, np.ndarray], row: np.ndarray, sett
         nonlocal time, row, values
         time, row, values = time[mask], row[mask], {n: v[mask] for n, v in values.items()}
 
-    if found('order', np.r_[False, np.diff(time) < np.timedelta64(0)]):
+    if found('order', np.r_[False, np.diff(time) < np.timedelta64(0, 'ns')]):
         order = np.argsort(time, kind='stable')
         time, row, values = time[order], row[order], {n: v[order] for n, v in values.items()}
-    if found('duplicate', np.r_[False, np.diff(time) == np.timedelta64(0)]):
-        keep(np.r_[np.diff(time) > np.timedelta64(0), True])
+    if found('duplicate', np.r_[False, np.diff(time) == np.timedelta64(0, 'ns')]):
+        keep(np.r_[np.diff(time) > np.timedelta64(0, 'ns'), True])
     values = {n: np.array(v, np.float64) for n, v in values.items()}
     bad = {n: ~(np.isfinite(values[n]) & (values[n] > 0)) for n in PRICES}
     if found('price', np.any(list(bad.values()), 0)):

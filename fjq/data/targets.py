@@ -84,7 +84,7 @@ def forward_rv(
         usual = horizon_days * TRADING_SHARE
     else:
         end = np.minimum(start + horizon_days, len(dates))
-        label_end = np.where(end > start, dates[end - 1], np.datetime64('NaT'))
+        label_end = np.where(end > start, dates[end - 1], np.datetime64('NaT', 'D'))
         usual = float(horizon_days)
     n_rows = end - start
     # A running sum would be faster and not exact; the published labels are the sums of their own windows.

@@ -164,11 +164,11 @@ class TcnDataset:
         self.fragments: Fragments = cut_days(counts, config.chunk_buckets[-1], config.frame_buckets[-1], dates)
         shape = (len(dates), len(config.horizons))
         self._target, self._valid = np.full(shape, np.nan), np.zeros(shape, bool)
-        self._label_end = np.full(shape, np.datetime64('NaT'), 'datetime64[D]')
+        self._label_end = np.full(shape, 'NaT', 'datetime64[D]')
         if labels is not None:
             _, here, there = np.intersect1d(dates, labels.dates, return_indices=True)
             self._target[here], self._valid[here] = labels.target[there], labels.valid[there]
-            self._label_end[here] = np.where(labels.valid[there], labels.label_end[there], np.datetime64('NaT'))
+            self._label_end[here] = np.where(labels.valid[there], labels.label_end[there], np.datetime64('NaT', 'D'))
 
     def train(self, seed: int, shard: Shard) -> 'grain.MapDataset':
         """Endless; each epoch is a permutation of all fragments of all training days."""

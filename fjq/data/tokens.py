@@ -197,7 +197,7 @@ class TokenDataset:
             'scale': self._line.scale[at],
             'target': np.where(valid, log_close[there] - log_close[at][:, None], np.nan),
             'valid': valid,
-            'label_end': np.where(valid, self._time[there], np.datetime64('NaT')),
+            'label_end': np.where(valid, self._time[there], np.datetime64('NaT', 'ns')),
             'horizon': ahead,
         }
 

@@ -190,7 +190,7 @@ def _next_start(end: str, field: str) -> np.datetime64:
     try:
         moment = np.datetime64(end)
     except ValueError:
-        moment = np.datetime64('NaT')
+        moment = np.datetime64('NaT', 'ns')
     if np.isnat(moment):
         raise InputError(f'{end!r} is no date', column=field, remedy='write it as 2022-12-31')
     unit = np.datetime_data(moment.dtype)[0]

@@ -24,7 +24,7 @@ def make_market() -> tuple[dict, dict]:
     target = np.full((M, len(HORIZONS)), np.nan)
     for h, span in enumerate(HORIZONS):
         target[: M - span, h] = [np.sqrt((daily_rv[t + 1 : t + 1 + span] ** 2).sum()) for t in range(M - span)]
-    label_end = np.where(np.isfinite(target), time[:, None] + np.array(HORIZONS), np.datetime64('NaT'))
+    label_end = np.where(np.isfinite(target), time[:, None] + np.array(HORIZONS), np.datetime64('NaT', 'D'))
     return history, {'time': time, 'target': target, 'valid': np.isfinite(target), 'label_end': label_end}
 
 

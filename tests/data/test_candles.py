@@ -137,7 +137,7 @@ def test_every_fault(fault, tmp_path, capsys):
         (candles,) = read(path, quality=quality)
         name = 'price' if fault == 'no close' else fault
         assert f'1 x {name}' in capsys.readouterr().out
-        assert len(candles) == count and (np.diff(candles.time) > np.timedelta64(0)).all()
+        assert len(candles) == count and (np.diff(candles.time) > np.timedelta64(0, 'ns')).all()
         o, h, lo, c = candles.ohlc().T
         assert (0 < lo).all() and (lo <= np.minimum(o, c)).all() and (h >= np.maximum(o, c)).all()
 

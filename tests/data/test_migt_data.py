@@ -60,7 +60,7 @@ def test_it_is_a_dataset(data):
         rows = data.rows(split)
         seen = np.concatenate([b['row'][b['mask']] for b in read_all(data, split)])
         np.testing.assert_array_equal(seen, np.arange(len(rows['time'])))
-        assert (np.diff(rows['time']) > np.timedelta64(0)).all() and rows['horizon'].tolist() == list(HORIZONS)
+        assert (np.diff(rows['time']) > np.timedelta64(0, 'ns')).all() and rows['horizon'].tolist() == list(HORIZONS)
     with pytest.raises(InputError, match="unknown split 'future'"):
         data.rows('future')
 
@@ -151,7 +151,7 @@ def test_no_label_of_a_part_reaches_the_next(data):
 
 def test_targets_that_span_breaks(cache):
     free, held = (settings(across_breaks=a).open(cache, ONE).rows('all') for a in (True, False))
-    whole = np.where(free['valid'], free['label_end'] - free['time'][:, None], np.timedelta64(0))
+    whole = np.where(free['valid'], free['label_end'] - free['time'][:, None], np.timedelta64(0, 'ns'))
     spans = whole > np.array(HORIZONS) * np.timedelta64(5, 'm')
     np.testing.assert_array_equal(held['valid'], free['valid'] & ~spans)
     assert spans[:, 4].mean() > 0.1
