@@ -46,7 +46,7 @@ def last_whole_day(train_end: str) -> datetime.date:
     """
     try:
         end = np.datetime64(train_end)
-        return (end.astype('datetime64[D]') - (0 if len(train_end) == 10 else 1)).item()
+        return (end.astype('datetime64[D]') - np.timedelta64(0 if len(train_end) == 10 else 1, 'D')).item()
     except ValueError as e:
         raise InputError(
             f'{train_end!r} is no date', column='data.split.train_end', remedy='write it as 2022-12-31'

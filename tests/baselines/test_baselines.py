@@ -105,7 +105,7 @@ def test_expanding_har_against_statsmodels(market):
     x = har_columns(history, True)
     law = Har(fit='expanding', embargo=3).forecast(history, asked, rows)
     for n in (0, 77, 279):
-        ended = np.flatnonzero(rows['label_end'][:, 1] + 3 <= asked['time'][n])
+        ended = np.flatnonzero(rows['label_end'][:, 1] + np.timedelta64(3, 'D') <= asked['time'][n])
         ended = ended[ended >= 21]
         fit = sm.OLS(np.log(rows['target'][ended, 1]), x[ended]).fit()
         np.testing.assert_allclose(law.value[n, 1], np.exp(x[420 + n] @ fit.params + fit.mse_resid / 2), rtol=1e-7)

@@ -45,7 +45,7 @@ def table(data_dir):
     history = {'time': time, 'daily_rv': columns['daily_rv'].to_numpy()}
     target = columns['rv_30d_forward'].to_numpy(zero_copy_only=False)[:, None]
     valid = np.isfinite(target) & (np.arange(len(time)) >= 21)[:, None]
-    rows = {'time': time, 'target': target, 'valid': valid, 'label_end': (time + 30)[:, None]}
+    rows = {'time': time, 'target': target, 'valid': valid, 'label_end': (time + np.timedelta64(30, 'D'))[:, None]}
     return history, rows
 
 
