@@ -121,7 +121,6 @@ def read_batch(golden: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         **{n: golden[n].astype(np.int32) for n in ('day_of_week', 'day_of_month', 'day_of_year')},
         'target': golden['target'],
         'target_mask': np.ones(golden['target'].shape, bool),
-        'scale': np.ones(rows, np.float32),
         'mask': np.ones(rows, bool),
     }
     return jax.tree.map(jnp.asarray, batch)

@@ -172,6 +172,16 @@ class WindowScale(nn.Module):
         return torch.einsum('bvs,vsd->bvd', unit, self.weight)
 
 
+class Volatility(nn.Module):
+    def __init__(self, horizons: int, places: int, variances: int):
+        super().__init__()
+        self.register_buffer('offset', torch.zeros(places, horizons))
+        self.register_buffer('weight', torch.zeros(variances, horizons))
+
+    def forward(self, place_B: Tensor, log_variance_BxK: Tensor) -> Tensor:
+        return ((self.offset[place_B] + log_variance_BxK @ self.weight) / 2).exp()
+
+
 class Head(nn.Module):
     def __init__(self, width: int, hidden: int, quantiles: int, compat: bool):
         super().__init__()
@@ -205,7 +215,7 @@ class QuantileHead(nn.Module):
 
 class MigtTvdt(nn.Module):
     """Features [B, T, V] and their mask [B, T] -> quantiles [B, H, Q], with `compat` in units of the target, else of
-    volatility times the square root of the horizon. `remat`: compute each temporal layer again in the backward pass."""
+    `find_unit`. `remat`: compute each temporal layer again in the backward pass."""
 
     def __init__(
         self,
@@ -224,6 +234,7 @@ class MigtTvdt(nn.Module):
         dropout: float = 0.1,
         compat: bool = True,
         window_scale: bool = True,
+        variances: int = 6,
         remat: bool = False,
     ):
         super().__init__()
@@ -233,6 +244,7 @@ class MigtTvdt(nn.Module):
         block = lambda: Block(width, heads, hidden, dropout)
         self.temporal_layers = nn.ModuleList(block() for _ in range(temporal_layers))
         self.temporal_aggregation = TemporalAggregation(width)
+        self.volatility = None if compat else Volatility(horizons, bars_per_day, variances)
         self.window_scale = WindowScale(variables, width) if window_scale and not compat else None
         self.variable_layers = nn.ModuleList(block() for _ in range(variable_layers))
         self.gated_norms = nn.ModuleList(GatedNorm(width) for _ in range(variable_layers))
@@ -240,12 +252,20 @@ class MigtTvdt(nn.Module):
         self.quantile_head = QuantileHead(width, head_hidden, horizons, quantiles, compat)
         self.dropout, self.compat, self.remat = nn.Dropout(dropout), compat, remat
 
-    def forward(self, x_BxTxV: Tensor, mask_BxT: Tensor, *clock: Tensor, scale_B: Tensor | None = None) -> Tensor:
-        """clock: bar_in_day [B, T], day_of_week, day_of_month, day_of_year [B]; scale_B: not needed with `compat`."""
+    def find_unit(self, mask_BxT: Tensor, bar_BxT: Tensor, log_variance_BxK: Tensor) -> Tensor:
+        """The volatility of the return over each horizon [B, H]; mask and bar_in_day as in `forward`."""
+        place = torch.where(mask_BxT, torch.arange(mask_BxT.shape[1], device=mask_BxT.device), -1).argmax(1)
+        return self.volatility(bar_BxT[torch.arange(len(place), device=place.device), place], log_variance_BxK)
+
+    def forward(
+        self, x_BxTxV: Tensor, mask_BxT: Tensor, *clock: Tensor, log_variance_BxK: Tensor | None = None
+    ) -> Tensor:
+        """clock: bar_in_day [B, T], day_of_week, day_of_month, day_of_year [B]; log_variance: of a bar over several
+        half-lives (`fjq.data.bar_scale`), not needed with `compat`."""
         if self.compat:
             x = self.revin(x_BxTxV)
         else:
-            x, log_scale = standardize(x_BxTxV, mask_BxT, scale_B)
+            x, log_scale = standardize(x_BxTxV, mask_BxT, log_variance_BxK)
         age_BxT = mask_BxT.flip(1).cumsum(1).flip(1) - 1  # valid bars after each
         clock_BxTxD = self.input_embedding.positional_encoding(age_BxT, *clock)
         z_BxTxVxD = self.dropout(self.input_embedding.variable_embed(x) + clock_BxTxD[:, :, None])
@@ -265,7 +285,7 @@ class MigtTvdt(nn.Module):
         return self.quantile_head(self.output_pool(x.flatten(1)))
 
 
-def standardize(x_BxTxV: Tensor, mask_BxT: Tensor, scale_B: Tensor) -> tuple[Tensor, Tensor]:
+def standardize(x_BxTxV: Tensor, mask_BxT: Tensor, log_variance_BxK: Tensor) -> tuple[Tensor, Tensor]:
     """The masked normalisation of `fjq.nn.revin`, and log spread and log volatility [B, V, 2]."""
     valid, count = mask_BxT[..., None], mask_BxT.sum(1)[:, None].clamp(min=1)
     place = torch.where(mask_BxT, torch.arange(mask_BxT.shape[1], device=mask_BxT.device), -1).argmax(1)
@@ -275,5 +295,5 @@ def standardize(x_BxTxV: Tensor, mask_BxT: Tensor, scale_B: Tensor) -> tuple[Ten
     variance = x.square().sum(1) / count
     varies = variance > (ROUNDING * last.abs()).square()
     spread = torch.where(varies, variance, 1).sqrt()
-    log_scale = torch.stack([torch.where(varies, spread, 0), scale_B[:, None].expand_as(spread)], -1)
-    return x / spread[:, None], log_scale.clamp(min=SMALLEST).log()
+    log_spread = torch.where(varies, spread, 0).clamp(min=SMALLEST).log()
+    return x / spread[:, None], torch.stack([log_spread, (log_variance_BxK[:, :1] / 2).expand_as(spread)], -1)

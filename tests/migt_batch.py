@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fjq.data.bar_scale import COUNT
 from fjq.models.migt import Migt
 
 SMALL = Migt(
@@ -34,7 +35,7 @@ def make_batch(rows=5, slots=12, variables=3, horizons=2, lengths=None, seed=0):
         'day_of_week': rng.integers(0, 7, rows).astype(np.int32),
         'day_of_month': rng.integers(1, 32, rows).astype(np.int32),
         'day_of_year': rng.integers(1, 367, rows).astype(np.int32),
-        'scale': rng.uniform(5e-4, 2e-3, rows).astype(np.float32),
+        'log_variance': 2 * np.log(rng.uniform(5e-4, 2e-3, (rows, COUNT))).astype(np.float32),
         'target': (rng.standard_normal((rows, horizons)) * 1e-3).astype(np.float32),
         'target_mask': np.ones((rows, horizons), bool),
         'mask': np.ones(rows, bool),

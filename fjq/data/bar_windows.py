@@ -6,7 +6,7 @@ A row is the close of a bar. The batch that the model reads (after `gather`):
   length int32 [B]               bars of the window
   bar_in_day int32 [B, T]        bars from the exchange's midnight to each bar
   day_of_week, day_of_month, day_of_year int32 [B]   0..6, 1..31, 1..366, of the window's last bar
-  scale float32 [B]              EWMA volatility of one bar's log return
+  log_variance float32 [B, K]    of a bar, over several half-lives (fjq.data.bar_scale), at the window's end
   target float32 [B, H]          ln(C_{t+h} / C_t), h bars ahead; target_mask bool [B, H]
   mask bool [B], row int32 [B]
 
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fjq.data.bar_features import bar_returns, ewma_volatility, find_features, opens_session
+from fjq.data.bar_features import find_features, opens_session
+from fjq.data.bar_scale import BarScale, bar_variance, fit_scale, log_variances, scale_by_root
 from fjq.data.bars import Bars
 from fjq.data.order import InOrder, Shuffled, take_share
 from fjq.data.sessions import DAY, find_zone, read_clock, to_wall
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from fjq.data.migt import MigtData
 
 SPLITS = ('train', 'valid', 'test', 'all')
-LEAST_SCALE = 1e-6  # a hundredth of a basis point: what a market without any move is taken to have
 VALID_SHARE = 0.2  # of the rows before a fold's test, the last ones, that validate
 
 
@@ -54,7 +54,7 @@ class BarWindows:
         self.features, self.horizons = find_features(config.features), tuple(config.horizons)
         self.window, self.bars_per_day = config.window, 1440 // config.minutes
         self._table, self._clock = table, read_clock(bars.time, find_zone(config.timezone))
-        self._scale = np.maximum(ewma_volatility(bar_returns(bars), config.decay), LEAST_SCALE)
+        self._log_variance = log_variances(bars, config.decay)
         ends, first = np.arange(len(bars)), config.warm_up()
         if config.span == 'clock':
             starts = np.searchsorted(bars.time, bars.time - config.window * bars.length, side='right')
@@ -96,7 +96,7 @@ class BarWindows:
             'day_of_week': pad(clock.weekday),
             'day_of_month': pad(clock.day_of_month),
             'day_of_year': pad(clock.day_of_year),
-            'scale': pad(self._scale.astype(np.float32)),
+            'log_variance': pad(self._log_variance.astype(np.float32)),
         }
 
     def gather(self, tables: dict[str, Any], batch: Batch) -> Batch:
@@ -112,7 +112,7 @@ class BarWindows:
             )
 
         last_B = batch['start'] + batch['length'] - 1
-        names = ('day_of_week', 'day_of_month', 'day_of_year', 'scale')
+        names = ('day_of_week', 'day_of_month', 'day_of_year', 'log_variance')
         rest = {name: value for name, value in batch.items() if name != 'start'}
         return {
             'features': jnp.where(valid_BxT[..., None], cut('features'), 0),
@@ -122,15 +122,15 @@ class BarWindows:
         }
 
     def rows(self, split: str) -> dict[str, np.ndarray]:
-        """id, time (when the bar closed, UTC), hour (exchange, at which the bar began), scale (float64) [N];
-        target, valid, label_end [N, H]; horizon [H], in bars."""
+        """id, time (when the bar closed, UTC), hour (exchange, at which the bar began), scale (EWMA volatility of a
+        bar) [N]; target, valid, label_end [N, H]; horizon [H], in bars."""
         places = self._places(split)
         end = self._end[places]
         return {
             'id': np.full(len(places), self.bars.id),
             'time': self.bars.closed[end].astype('datetime64[ns]'),
             'hour': self._clock.minute[end] // 60,
-            'scale': self._scale[end],
+            'scale': np.exp(self._log_variance[end, 0] / 2),
             'target': self._target[places],
             'valid': self._valid[places],
             'label_end': self._label_end[places],
@@ -145,20 +145,39 @@ class BarWindows:
         clock = {'hour': self._clock.minute // 60, 'bar_in_day': self._bar_in_day}
         return {'time': b.closed.astype('datetime64[ns]'), **prices, **clock}
 
-    def standard_quantiles(self, levels: tuple[float, ...]) -> np.ndarray:
-        """Empirical quantiles [H, Q] of target / (scale sqrt(h)) over the training rows."""
+    @functools.cached_property
+    def scale(self) -> BarScale:
+        """The volatility of each horizon by `config.scale`, fitted on the training rows alone.
+
+        Raises:
+          InputError: a horizon has no training row with a target.
+        """
+        if self.config.scale == 'ewma':
+            return scale_by_root(self.horizons, self.bars_per_day)
         places = self._places('train')
-        units = self._scale[self._end[places], None] * np.sqrt(self.horizons)
-        standard, valid = self._target[places] / units, self._valid[places]
+        end, valid = self._end[places], self._valid[places]
+        self._check_targets(valid)
+        total = np.cumsum(bar_variance(self.bars, breaks=True))
+        ahead = np.where(valid, total[self._last[places]] - total[end][:, None], np.nan)
+        return fit_scale(self._bar_in_day[end], self._log_variance[end], ahead, self.horizons, self.bars_per_day)
+
+    def standard_quantiles(self, levels: tuple[float, ...]) -> np.ndarray:
+        """Empirical quantiles [H, Q] of the targets of training rows in units of `scale`."""
+        places = self._places('train')
+        end, valid = self._end[places], self._valid[places]
+        self._check_targets(valid)
+        standard = self._target[places] / self.scale.volatility(self._bar_in_day[end], self._log_variance[end])
+        return np.stack([np.quantile(standard[valid[:, h], h], levels) for h in range(len(self.horizons))])
+
+    def _check_targets(self, valid: np.ndarray) -> None:
         if not valid.any(0).all():
             bars = self.horizons[int(valid.any(0).argmin())]
             raise InputError(f'no training row has a target {bars} bars ahead', column='horizons', remedy='drop it')
-        return np.stack([np.quantile(standard[valid[:, h], h], levels) for h in range(len(self.horizons))])
 
     def fingerprint(self) -> dict[str, Any]:
         """Equal for equal batches, wherever the file is."""
         c = self.config
-        fields = ('minutes', 'window', 'span', 'min_bars', 'across_breaks', 'decay', 'stride', 'batch_rows')
+        fields = ('minutes', 'window', 'span', 'min_bars', 'across_breaks', 'decay', 'scale', 'stride', 'batch_rows')
         settings = {name: getattr(c, name) for name in (*fields, 'timezone', 'fold', 'folds')}
         lists = {'features': list(self.features), 'horizons': list(self.horizons)}
         return {'bars': self.bars.digest(), **settings, **lists, 'split': dataclasses.asdict(c.split)}

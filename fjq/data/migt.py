@@ -17,6 +17,7 @@ from fjq.log import say
 from fjq.parallel import Parallel
 
 SPANS = ('clock', 'bars')
+SCALES = ('seasonal', 'ewma')
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -32,7 +33,8 @@ class MigtData(BarFile):
     span: str = 'clock'  # a window holds the bars of the last T bars' 'clock' time, or the last T 'bars' over any break
     min_bars: int = 48  # least bars of a window
     across_breaks: bool = True  # whether targets may span a break of more than half an hour
-    decay: float = 0.97  # of the volatility, a bar
+    scale: str = 'seasonal'  # that quantiles are units of: fitted on training rows (fjq.data.bar_scale), or 'ewma'
+    decay: float = 0.97  # of the EWMA volatility, a bar
     stride: int = 1  # bars between rows
     batch_rows: int = 128
     fold: int = -1  # of a walk forward, from 0; -1 = the split by dates
@@ -92,7 +94,9 @@ class MigtData(BarFile):
             raise InputError(
                 f'no fold {self.fold} of {self.folds}', column='fold', remedy='count from 0, or -1 for none'
             )
-        if self.span not in SPANS:
-            raise InputError(f'unknown choice {self.span!r}', column='span', remedy='choose ' + ' or '.join(SPANS))
+        for field, choices in (('span', SPANS), ('scale', SCALES)):
+            value = getattr(self, field)
+            if value not in choices:
+                raise InputError(f'unknown choice {value!r}', column=field, remedy='choose ' + ' or '.join(choices))
         find_zone(self.timezone)
         return find_features(self.features)

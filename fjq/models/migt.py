@@ -2,8 +2,8 @@
 
 A window of T bars has V features; every variable is a sequence of its own through the temporal blocks, is pooled to
 one vector, and the V vectors see each other in the variable blocks. The heads give Q quantiles at each of H horizons
-in units of the current volatility times sqrt(h); a fresh model gives the quantiles that training targets have in these
-units, so it starts as the EWMA-scaled empirical forecast.
+in units of the volatility that past bars and the time of day tell of it (`fjq.data.bar_scale`); a fresh model gives the
+quantiles that training targets have in these units, so it starts as filtered historical simulation.
 
 `compat` is the function of the original (its mask error corrected): RevIN over all slots, Time2Vec, quantiles above a
 base in units of the target.
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fjq.data.bar_scale import scale_by_root
 from fjq.errors import InputError
 from fjq.nn.attention_pool import AttentionPool
 from fjq.nn.clock_encoding import ClockEncoding
@@ -29,7 +30,7 @@ from fjq.nn.transformer import POLICIES, Block, run_layers, stack_layers
 from fjq.task import Batch
 
 REMAT = (*POLICIES, 'chunked')
-SMALLEST = 1e-12  # spreads and volatilities below it have the logarithm of it
+SMALLEST = 1e-12  # spreads below it have the logarithm of it
 FARTHEST = 5.0  # standard deviations to which a window's scale is clipped
 
 
@@ -96,8 +97,8 @@ class Statistic(nnx.Variable):
 
 
 class WindowScale(nnx.Module):
-    """How wide a window's values spread, as a vector a variable: log spread and log volatility, against what they are
-    in the training windows."""
+    """How wide a window's values spread, as a vector a variable: log spread and log EWMA volatility, against what they
+    are in the training windows."""
 
     def __init__(self, variables: int, width: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (variables, 2, width)) * 0.5)
@@ -106,6 +107,18 @@ class WindowScale(nnx.Module):
     def __call__(self, log_scale_BxVx2):
         unit = (log_scale_BxVx2 - self.centre[...][None]) / self.spread[...][None]
         return jnp.einsum('bvs,vsd->bvd', jnp.clip(unit, -FARTHEST, FARTHEST), self.kernel[...])
+
+
+class Volatility(nnx.Module):
+    """The volatility of the return over each horizon, as `fjq.data.bar_scale` fits it on training rows; before that
+    the EWMA volatility times sqrt(h)."""
+
+    def __init__(self, horizons: tuple[int, ...], places: int):
+        fresh = scale_by_root(horizons, places)
+        self.offset, self.weight = (Statistic(jnp.asarray(x, jnp.float32)) for x in fresh)
+
+    def __call__(self, place_B, log_variance_BxK):
+        return jnp.exp((jnp.take(self.offset[...], place_B, axis=0) + log_variance_BxK @ self.weight[...]) / 2)
 
 
 class Model(nnx.Module):
@@ -129,6 +142,7 @@ class Model(nnx.Module):
         block = lambda dtype: Block(c.width, c.heads, c.hidden, c.dropout, dtype=dtype, rngs=rngs)
         self.temporal_layers = stack_layers(c.temporal_layers, lambda: block(dtype))
         self.pool = AttentionPool(c.width, rngs=rngs)
+        self.volatility = None if c.compat else Volatility(c.horizons, c.bars_per_day)
         sees_scale = c.window_scale and not c.compat
         self.window_scale = WindowScale(c.variables, c.width, rngs=rngs) if sees_scale else None
         self.variable_layers = nnx.List([block(jnp.float32) for _ in range(c.variable_layers)])
@@ -138,7 +152,7 @@ class Model(nnx.Module):
         self.heads = QuantileHeads(c.width, len(c.horizons), len(c.levels), c.head_hidden, start, rngs=rngs)
 
     def __call__(self, batch: Batch, key=None):
-        """Quantiles [B, H, Q]: in units of scale sqrt(h), or with `compat` of the target."""
+        """Quantiles [B, H, Q]: in units of `find_unit`."""
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         x_BxTxV, scale_BxVx2 = self.normalize(batch)
         clock_BxTxD, length_B = self.read_clock(batch), batch['length']
@@ -151,6 +165,14 @@ class Model(nnx.Module):
         readout_BxD = self.read_out(self.mix_variables(pooled_BxVxD, keys[1]))
         return self.heads(dropout(readout_BxD, self.config.dropout, keys[2]))
 
+    def find_unit(self, batch: Batch):
+        """What quantiles are in units of [B, H]: with `compat` the target's own unit."""
+        if self.volatility is None:
+            return jnp.ones((batch['length'].shape[0], len(self.config.horizons)), jnp.float32)
+        last_B = jnp.maximum(batch['length'] - 1, 0)
+        place_B = jnp.take_along_axis(batch['bar_in_day'], last_B[:, None], axis=1)[:, 0]
+        return self.volatility(place_B, batch['log_variance'])
+
     def normalize(self, batch: Batch):
         """(features [B, T, V], and what was taken from them: log spread and log volatility [B, V, 2])."""
         features = batch['features']
@@ -159,8 +181,8 @@ class Model(nnx.Module):
         if self.revin is not None:
             return revin(features, self.revin['gamma'][...], self.revin['beta'][...]), None
         x_BxTxV, spread_BxV = standardize(features, is_valid(batch['length'], features.shape[1]))
-        volatility_BxV = jnp.broadcast_to(batch['scale'][:, None], spread_BxV.shape)
-        return x_BxTxV, jnp.log(jnp.maximum(jnp.stack([spread_BxV, volatility_BxV], axis=-1), SMALLEST))
+        volatility_BxV = jnp.broadcast_to(batch['log_variance'][:, :1] / 2, spread_BxV.shape)
+        return x_BxTxV, jnp.stack([jnp.log(jnp.maximum(spread_BxV, SMALLEST)), volatility_BxV], axis=-1)
 
     def read_clock(self, batch: Batch):
         """The vector of every slot's time [B, T, D]."""

@@ -2,7 +2,7 @@
 
 Ours stacks what the original lists: temporal layers, variables and horizon heads are axes of one array each. A model
 without `compat` has the same names where it has the same parts, `heads.N.out_proj` for `base_proj` and `delta_proj`,
-and `window_scale`. `interop.migt_modules` has modules that load both.
+`volatility` and `window_scale`. `interop.migt_modules` has modules that load both.
 """
 
 from collections import OrderedDict
@@ -65,6 +65,8 @@ def _spread(params: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, An
         'k_proj': pool['k_proj'],
         'v_proj': pool['v_proj'],
     }
+    if 'volatility' in extra:
+        tree['volatility'] = {n: extra['volatility'][n] for n in ('offset', 'weight')}
     if 'window_scale' in params:
         tree['window_scale'] = {'weight': params['window_scale']['kernel']}
         tree['window_scale'] |= {n: extra['window_scale'][n] for n in ('centre', 'spread')}
@@ -106,6 +108,8 @@ def _gather(tree: dict[str, Any], params: Mapping[str, Any], extra: Mapping[str,
     new_extra = dict(extra)
     if 'revin' in tree:
         out['revin'] = tree['revin']
+    if 'volatility' in tree:
+        new_extra['volatility'] = tree['volatility']
     if 'window_scale' in tree:
         scale = tree['window_scale']
         out['window_scale'] = {'kernel': scale['weight']}

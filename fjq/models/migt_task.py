@@ -13,7 +13,7 @@ from fjq.config import Experiment
 from fjq.errors import InputError
 from fjq.feed import make_gather
 from fjq.forecast import Quantiles
-from fjq.models.migt import SMALLEST, Migt, Model
+from fjq.models.migt import Migt, Model
 from fjq.nn.quantile_heads import shrink_to_middle
 from fjq.nn.revin import is_valid, standardize
 from fjq.task import Batch, Loss, Shard
@@ -26,7 +26,7 @@ class MigtTask:
     """`fjq.task.Task`. Beside the leaves of `fjq.task` a batch holds
 
     features [B, T, V] float32, valid bars first; length [B], their number; bar_in_day [B, T], day_of_week,
-    day_of_month, day_of_year [B] int32; scale [B], the volatility of one bar's log return at the window's end;
+    day_of_month, day_of_year [B] int32; log_variance [B, K], of a bar at the window's end (`fjq.data.bar_scale`);
     target [B, H], log returns to each horizon; target_mask [B, H].
     """
 
@@ -36,7 +36,7 @@ class MigtTask:
         self.init = self.pure.init
 
     def loss(self, params, extra, batch: Batch, key) -> Loss:
-        """The quantile CRPS (pinball losses weighted by trapezoids over the levels) in units of scale sqrt(h); with
+        """The quantile CRPS (pinball losses weighted by trapezoids over the levels) in units of volatility; with
         `compat` the plain mean of pinball losses in units of the target."""
         forecast_BxHxQ, unit_BxH = self._forecast(params, extra, batch, key)
         mask_BxH = batch['target_mask'] & batch['mask'][:, None]
@@ -76,9 +76,15 @@ class MigtTask:
                 )
 
     def begin(self, params, extra, dataset: Any):
-        """The heads start from the quantiles of standardised training targets, and window scales are measured on
-        training windows. Weights that were trained before (`init_from`) stay as they are."""
-        if self.config.compat or np.any(params['heads']['out_proj']['kernel']):
+        """What is measured on training rows: the volatility that quantiles are units of, their start, which weights
+        that were trained before (`init_from`) keep as it is, and the scales of windows."""
+        if self.config.compat:
+            return params, extra
+        offset_SxH, weight_KxH = (np.asarray(x, np.float32) for x in dataset.scale)
+        extra = extra | {'volatility': {'offset': offset_SxH, 'weight': weight_KxH}}
+        if self.config.window_scale:
+            extra = extra | {'window_scale': self._measure_scales(params, extra, dataset)}
+        if np.any(params['heads']['out_proj']['kernel']):
             return params, extra
         quantiles_HxQ = np.asarray(dataset.standard_quantiles(self.config.levels), np.float64)
         if quantiles_HxQ.shape != (len(self.config.horizons), len(self.config.levels)):
@@ -87,10 +93,7 @@ class MigtTask:
             )
         bias = shrink_to_middle(quantiles_HxQ).astype(np.float32)
         out_proj = params['heads']['out_proj'] | {'bias': bias}
-        params = params | {'heads': params['heads'] | {'out_proj': out_proj}}
-        if self.config.window_scale:
-            extra = extra | {'window_scale': self._measure_scales(params, extra, dataset)}
-        return params, extra
+        return params | {'heads': params['heads'] | {'out_proj': out_proj}}, extra
 
     def torch_files(self, experiment: Experiment, weights: Weights) -> dict[str, dict]:
         """`migt_best.pt`: with `compat` the original's keys; the state dict of `interop.migt_modules` in any case."""
@@ -102,12 +105,8 @@ class MigtTask:
         """(quantiles [B, H, Q], what they are in units of [B, H])."""
         if self.config.compat:
             batch = batch | {'features': standardize_window(batch)}
-        forecast_BxHxQ, _ = self.pure.apply(params, extra, Model.__call__, batch, key)
-        shape = forecast_BxHxQ.shape[:2]
-        if self.config.compat:
-            return forecast_BxHxQ, jnp.ones(shape, jnp.float32)
-        root_H = jnp.sqrt(jnp.asarray(self.config.horizons, jnp.float32))
-        return forecast_BxHxQ, jnp.maximum(batch['scale'], SMALLEST)[:, None] * root_H[None]
+        run = lambda model: (model(batch, key), model.find_unit(batch))
+        return self.pure.apply(params, extra, run)[0]
 
     def _measure_scales(self, params, extra, dataset) -> dict[str, np.ndarray]:
         """Mean and deviation of the log scales over the first training batches."""

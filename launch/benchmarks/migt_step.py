@@ -38,6 +38,8 @@ _BUDGET_TFLOP = 6.6  # the forward pass at 128 windows of 288 bars, 24 variables
 
 def make_batch(rows: int, slots: int, variables: int, horizons: int) -> dict[str, np.ndarray]:
     """Windows as `fjq.models.migt_task` takes them; one in five is short, as after a weekend."""
+    from fjq.data.bar_scale import COUNT
+
     rng = np.random.Generator(np.random.Philox(SEED.value))
     length = np.where(np.arange(rows) % 5 == 4, slots // 2, slots - slots // 24).astype(np.int32)
     valid = np.arange(slots)[None] < length[:, None]
@@ -48,7 +50,7 @@ def make_batch(rows: int, slots: int, variables: int, horizons: int) -> dict[str
         'day_of_week': rng.integers(0, 7, rows).astype(np.int32),
         'day_of_month': rng.integers(1, 32, rows).astype(np.int32),
         'day_of_year': rng.integers(1, 367, rows).astype(np.int32),
-        'scale': rng.uniform(5e-4, 2e-3, rows).astype(np.float32),
+        'log_variance': 2 * np.log(rng.uniform(5e-4, 2e-3, (rows, COUNT))).astype(np.float32),
         'target': (rng.standard_normal((rows, horizons)) * 1e-3).astype(np.float32),
         'target_mask': np.ones((rows, horizons), bool),
         'mask': np.ones(rows, bool),
@@ -100,8 +102,9 @@ def make_theirs(config, batch, start, *, remat: bool, compiled: bool):
     levels, weights = (
         torch.tensor(x, device=device).float() for x in (config.levels, trapezoid_weights(config.levels))
     )
-    unit = options['scale_B'][:, None] * torch.tensor(config.horizons, device=device).sqrt()
-    target = torch.tensor(batch['target'], device=device) / unit
+    with torch.no_grad():
+        target = torch.tensor(batch['target'], device=device)
+        target = target if config.compat else target / model.find_unit(*inputs[1:3], options['log_variance_BxK'])
     forward = torch.compile(model) if compiled else model
 
     def step() -> float:
@@ -154,7 +157,7 @@ def torch_inputs(batch, device):
     tensor = lambda x: torch.tensor(x, device=device)
     mask = np.arange(batch['features'].shape[1])[None] < batch['length'][:, None]
     clock = [tensor(batch[n]) for n in ('bar_in_day', 'day_of_week', 'day_of_month', 'day_of_year')]
-    return (tensor(batch['features']), tensor(mask), *clock), {'scale_B': tensor(batch['scale'])}
+    return (tensor(batch['features']), tensor(mask), *clock), {'log_variance_BxK': tensor(batch['log_variance'])}
 
 
 def time_rounds(steps: dict, rounds: int) -> dict[str, list[float]]:

@@ -85,7 +85,7 @@ def test_gather_is_that_of_hand(cache, span):
             np.testing.assert_array_equal(got['features'][b, :n], features[inside])
             assert not got['features'][b, n:].any() and not got['bar_in_day'][b, n:].any()
             np.testing.assert_array_equal(got['bar_in_day'][b, :n], history['bar_in_day'][inside])
-            assert got['scale'][b] == np.float32(rows['scale'][batch['row'][b]])
+            np.testing.assert_allclose(np.exp(got['log_variance'][b, 0] / 2), rows['scale'][batch['row'][b]], rtol=1e-5)
             close = history['close']
             for h, steps in enumerate(HORIZONS):
                 assert got['target_mask'][b, h] == (end + steps < len(close))
@@ -127,13 +127,14 @@ def test_what_comes_later_changes_nothing(cache, tmp_path):
         for a, b in zip(read_all(data, split), read_all(other, split), strict=True):
             jax.tree.map(np.testing.assert_array_equal, gathered(data, a), gathered(other, b))
     np.testing.assert_array_equal(data.standard_quantiles((0.1, 0.9)), other.standard_quantiles((0.1, 0.9)))
+    jax.tree.map(np.testing.assert_array_equal, data.scale, other.scale)
     rows, later = data.rows('all'), 0
     for a, b in zip(read_all(data, 'all'), read_all(other, 'all'), strict=True):
         same = a['mask'] & (rows['time'][a['row']] <= time)
         x, y = (gathered(d, v) for d, v in ((data, a), (other, b)))
         for name in set(x) - {'target', 'target_mask'}:
             np.testing.assert_array_equal(x[name][same], y[name][same], err_msg=name)
-        later += (x['features'][~same] != y['features'][~same]).sum() + (x['scale'][~same] != y['scale'][~same]).sum()
+        later += sum((x[name][~same] != y[name][~same]).sum() for name in ('features', 'log_variance'))
     assert later > 1000
 
 
@@ -201,12 +202,32 @@ def test_train_order(data):
         data.train(3, Shard(0, 3))[0]
 
 
-def test_standard_quantiles(data):
+def test_standard_quantiles(cache):
+    data = settings(scale='ewma').open(cache, ONE)
     rows = data.rows('train')
     got = data.standard_quantiles((0.1, 0.5))
     units = rows['target'][:, 2] / (rows['scale'] * np.sqrt(12))
     np.testing.assert_allclose(got[2], np.quantile(units[rows['valid'][:, 2]], (0.1, 0.5)), rtol=1e-12)
     assert got.shape == (5, 2) and got.dtype == np.float64
+
+
+def test_the_scale_is_that_of_the_training_rows_alone(cache, data):
+    """Other bars from the end of the last training label on leave every bit of it; other bars before do not."""
+    end = data.rows('train')['label_end'].max()
+    table = settings().simulate().to_table()
+    after = table['time'].to_numpy() > end
+    assert after.sum() > 1000
+
+    def fit(where):
+        rows = table
+        for i, name in enumerate(table.column_names):
+            if name in ('open', 'high', 'low', 'close'):
+                rows = rows.set_column(i, name, pa.array(np.where(where, table[name].to_numpy() ** 1.5, table[name])))
+        fields = {f.name: getattr(settings(), f.name) for f in dataclasses.fields(MigtData)}
+        return MigtData(**fields | {'stamps': 'end'}).from_table(rows).scale
+
+    jax.tree.map(np.testing.assert_array_equal, fit(after), data.scale)
+    assert np.abs(fit(~after).offset - data.scale.offset).max() > 0.1
 
 
 def test_a_file_of_live_bars_needs_no_training_rows(tmp_path):
@@ -237,7 +258,14 @@ def test_cache_and_fingerprint(tmp_path):
     again = config.open(tmp_path, ONE)
     np.testing.assert_array_equal(again.tables()['features'], data.tables()['features'])
     assert cached.read_bytes() == whole and again.fingerprint() == data.fingerprint()
-    for other in ({'stride': 2}, {'features': ('core25',)}, {'horizons': (3,)}, {'market_seed': 1}, {'min_bars': 25}):
+    for other in (
+        {'stride': 2},
+        {'features': ('core25',)},
+        {'horizons': (3,)},
+        {'market_seed': 1},
+        {'min_bars': 25},
+        {'scale': 'ewma'},
+    ):
         assert settings(**other).open(tmp_path, ONE).fingerprint() != data.fingerprint()
     assert len(list(tmp_path.glob('bar_features-*.npy'))) == 3
 
@@ -249,6 +277,7 @@ BAD = {
     'decay': ({'decay': 1.0}, 'decay'),
     'fold': ({'fold': 5}, 'no fold 5 of 5'),
     'span': ({'span': 'week'}, "unknown choice 'week'"),
+    'scale': ({'scale': 'garch'}, "unknown choice 'garch'"),
     'features': ({'features': ('core42',)}, 'core42'),
     'minutes': ({'minutes': 7}, 'minutes'),
     'sessions': ({'sessions': 1}, 'sessions'),

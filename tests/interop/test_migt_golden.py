@@ -8,9 +8,9 @@ import pytest
 from migt_batch import SMALL, make_batch, with_live_heads
 from safetensors.numpy import load_file
 
+from fjq.data.bar_scale import COUNT
 from fjq.errors import InputError
 from fjq.models import migt_files
-from fjq.models.migt import Model
 from interop import migt
 from interop.parity import main
 
@@ -89,15 +89,18 @@ def test_pytorch_computes_the_same(compat):
         params = with_live_heads(params)
         rng = np.random.Generator(np.random.Philox(4))
         scale = {'centre': rng.standard_normal((3, 2)), 'spread': rng.uniform(0.5, 2, (3, 2))}
-        extra = {'window_scale': {k: v.astype(np.float32) for k, v in scale.items()}}
-    ours = jax.jit(lambda p, b: task.pure.apply(p, extra, Model.__call__, b)[0])(params, batch)
+        volatility = {'offset': rng.standard_normal((48, 2)), 'weight': rng.uniform(0, 0.3, (COUNT, 2))}
+        extra = jax.tree.map(np.float32, {'volatility': volatility, 'window_scale': scale})
+    see = lambda model, batch: (model(batch), model.find_unit(batch))
+    ours, unit = jax.jit(lambda p, b: task.pure.apply(p, extra, see, b)[0])(params, batch)
     mask = np.arange(12)[None] < batch['length'][:, None]
     clock = [torch.tensor(batch[n]) for n in ('bar_in_day', 'day_of_week', 'day_of_month', 'day_of_year')]
     model = twin(config, params, extra)
+    mask, variance = torch.tensor(mask), torch.tensor(batch['log_variance'])
     with torch.no_grad():
-        theirs = model(
-            torch.tensor(batch['features']), torch.tensor(mask), *clock, scale_B=torch.tensor(batch['scale'])
-        )
+        theirs = model(torch.tensor(batch['features']), mask, *clock, log_variance_BxK=variance)
+        if not compat:
+            np.testing.assert_allclose(unit, model.find_unit(mask, clock[0], variance).numpy(), rtol=1e-5)
     np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-5)
     assert np.ptp(theirs.numpy(), axis=0).min() > 1e-3
     again, more = migt.from_torch(migt.to_torch(config, params, extra), params, extra, file='x')

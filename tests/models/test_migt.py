@@ -10,6 +10,7 @@ import pytest
 from migt_batch import SMALL, make_batch, with_live_heads
 from scipy import stats
 
+from fjq.data.bar_scale import COUNT, BarScale
 from fjq.errors import InputError
 from fjq.models.migt import Migt, Model
 
@@ -20,6 +21,15 @@ def test_full_size_has_the_published_number_of_parameters(variables, count):
     assert sum(x.size for x in jax.tree.leaves(params)) == count and extra == {}
 
 
+SCALE = BarScale(np.log(np.linspace([1, 3], [2, 9], 48)), np.linspace([0, 0.4], [0.3, 0.1], COUNT))
+
+
+def unit_of(batch):
+    """Volatility of every row and horizon by hand."""
+    place = batch['bar_in_day'][np.arange(len(batch['length'])), batch['length'] - 1]
+    return np.sqrt(np.exp(SCALE.offset[place]) * np.exp(batch['log_variance'] @ SCALE.weight))
+
+
 def data_of(batch, quantiles, features=('a', 'b', 'c')):
     """As much of a dataset as `begin` and `check` read; its batches hold no tables to gather from."""
     return SimpleNamespace(
@@ -28,6 +38,7 @@ def data_of(batch, quantiles, features=('a', 'b', 'c')):
         bars_per_day=SMALL.bars_per_day,
         train=lambda seed, shard: [dict(batch, features=batch['features'] * (1 + i)) for i in range(20)],
         standard_quantiles=lambda levels: quantiles,
+        scale=SCALE,
     )
 
 
@@ -38,7 +49,7 @@ def test_it_starts_as_the_scaled_quantiles_of_the_training_targets():
     task, batch = SMALL.build(), make_batch(rows=9)
     params, extra = task.begin(*jax.device_get(task.init(jax.random.key(0))), data_of(batch, QUANTILES))
     law = task.predict(params, extra, batch)
-    unit = batch['scale'][:, None] * np.sqrt([1, 4])
+    unit = unit_of(batch)
     np.testing.assert_allclose(law.values, QUANTILES[None] * unit[..., None], rtol=1e-5, atol=1e-8)
     loss = task.loss(params, extra, batch, None)
     error = batch['target'][..., None] / unit[..., None] - QUANTILES
@@ -58,15 +69,16 @@ def test_its_window_scales_are_those_of_training_windows():
     logs = np.log(np.concatenate([np.stack(spreads) * k for k in range(1, 9)]))
     np.testing.assert_allclose(extra['window_scale']['centre'][:, 0], logs.mean(0), atol=1e-4)
     np.testing.assert_allclose(extra['window_scale']['spread'][:, 0], logs.std(0), rtol=1e-3)
-    np.testing.assert_allclose(extra['window_scale']['centre'][:, 1], np.log(batch['scale']).mean(), atol=1e-5)
+    np.testing.assert_allclose(extra['window_scale']['centre'][:, 1], batch['log_variance'][:, 0].mean() / 2, atol=1e-5)
 
 
 def test_weights_that_were_trained_keep_their_start():
     task, batch = SMALL.build(), make_batch()
     params, extra = jax.device_get(task.init(jax.random.key(0)))
     params = with_live_heads(params)
-    again = task.begin(params, extra, data_of(batch, QUANTILES))
-    assert again[0] is params and again[1] is extra
+    again, measured = task.begin(params, extra, data_of(batch, QUANTILES))
+    assert again is params
+    np.testing.assert_array_equal(measured['volatility']['offset'], np.float32(SCALE.offset))
 
 
 def test_a_window_that_is_twice_as_wide_is_seen():
@@ -86,9 +98,16 @@ def test_forecasts_are_in_units_of_volatility():
     task = dataclasses.replace(SMALL, window_scale=False).build()
     params, extra = task.init(jax.random.key(0))
     params = with_live_heads(params)
-    once, twice = (task.predict(params, extra, dict(batch, scale=batch['scale'] * k)).values for k in (1, 2))
+    louder = dict(batch, log_variance=batch['log_variance'] + np.log(4).astype(np.float32))
+    once, twice = (task.predict(params, extra, x).values for x in (batch, louder))
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
     assert (np.diff(once, axis=-1) > 0).all()
+
+
+def test_without_data_the_unit_is_the_ewma_volatility_times_the_root_of_the_horizon():
+    task, batch = SMALL.build(), make_batch()
+    unit, _ = task.pure.apply(*task.init(jax.random.key(0)), Model.find_unit, batch)
+    np.testing.assert_allclose(unit, np.exp(batch['log_variance'][:, :1] / 2) * np.sqrt([1, 4]), rtol=1e-5)
 
 
 def test_horizons_can_weigh_more():
