@@ -23,7 +23,7 @@ from fjq.errors import InputError
 from fjq.task import Dataset, Task
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'pyarrow')
-_FOLDERS = ('checkpoints', 'forecasts', 'export', 'walk_forward')
+_FOLDERS = ('checkpoints', 'forecasts', 'embeddings', 'export', 'report', 'walk_forward')
 _FILES = (
     'metrics.jsonl',
     'manifest.json',

@@ -1,8 +1,13 @@
 """writes each day's frame vectors [frames, d_model] for downstream models to embeddings/STEP/DAY.npz."""
 
+import hashlib
 import io
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from fjq.checkpoint import write_atomic
@@ -17,7 +22,8 @@ def run(config: Experiment, workdir: Path) -> None:
     """One file a day: float32 [frames, d_model] under the task's `embedding` name (`e_stk`, `e_opt`, `e_idx` of a TCN)
     and `time` int64 [frames], ns since 1970 UTC.
 
-    STEP is the checkpoint's. Days that are there already are kept, so a killed job goes on.
+    STEP is the checkpoint's. Days that are there already are kept, so a killed job goes on, unless made_of.json says
+    that they were made by other weights or of other data: then all are made again.
     """
     config = adopt_task(config, workdir)
     trained = Trained.load(workdir)
@@ -25,7 +31,8 @@ def run(config: Experiment, workdir: Path) -> None:
         raise InputError(f'{config.name} makes no embeddings')
     dataset = open_data(config, workdir)
     folder = workdir / 'embeddings' / str(trained.step)
-    folder.mkdir(parents=True, exist_ok=True)
+    made_of = {'weights': _checksum((trained.params, trained.extra)), 'data': dataset.fingerprint()}
+    _keep_if_made_of(folder, json.loads(json.dumps(made_of, default=str)))
     days = len(dataset.rows('all')['time'])
     for day in track(dataset.day_batches(), total=days, what='embed, days'):
         path = folder / f'{day.date}.npz'
@@ -35,3 +42,22 @@ def run(config: Experiment, workdir: Path) -> None:
             np.savez(content, **{trained.task.embedding: np.concatenate(vectors)}, time=day.time)
             write_atomic(path, content.getvalue())
     say(f'{days} days are in {folder}')
+
+
+def _checksum(weights: Any) -> str:
+    sums = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get(weights)):
+        sums.update(leaf.tobytes())
+    return sums.hexdigest()
+
+
+def _keep_if_made_of(folder: Path, made_of: dict[str, Any]) -> None:
+    """Leaves the folder as it is if its days were made of the same, else empty but for the note of what it is now."""
+    note = folder / 'made_of.json'
+    if note.is_file() and json.loads(note.read_text()) == made_of:
+        return
+    if any(folder.glob('*.npz')):
+        say(f'{folder} was made by other weights or of other data; all days are embedded again')
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_atomic(note, (json.dumps(made_of, indent=1) + '\n').encode())
