@@ -97,10 +97,13 @@ class BarFile:
             quotes = sort_contracts(quotes, file, time)
         moments, first = np.unique(quotes.time, return_index=True)
         length = find_length(moments, quotes.row[first], file, time)
-        joined, rolls = join_contracts(quotes)
+        joined, rolls = join_contracts(quotes, find_zone(self.timezone))
         if rolls:
             bridged = sum(roll.bridged for roll in rolls)
             say(f'{Path(file).name}: {len(rolls)} rolls, {bridged} adjusted by both contracts at one instant')
+        if lost := len(moments) - len(joined.time):
+            what = 'another contract traded, and not the one that counts'
+            say(f'{Path(file).name}: {lost} stamps are left out: {what}')
         at_end = self.stamps == 'end' or (self.stamps == 'auto' and vendor == 'ninja')
         start = joined.time - (length if at_end else 0)
         columns = {field: joined.values[field] for field in FIELDS}

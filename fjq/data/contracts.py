@@ -1,20 +1,25 @@
 """A continuous series of futures contracts: which one counts when, and what a roll does to prices.
 
-The contract of a day is the one that traded most on the day before, never an earlier one again. Where a file holds one
-contract at a time, as vendors' continuous series do, a roll is where its id changes. No return ever decides.
+The contract of a day is the one that traded most on the day before, never an earlier one again; days are those of the
+exchange. Where that one ends within a day, so does its time. Where a file holds one contract at a time, as vendors'
+continuous series do, a roll is where its id changes. No return ever decides.
 
 At a roll every later price is divided by new close / old close of the last bar that both contracts have before it, so
 returns are those of a holder who rolled there; prices before a roll keep every bit, whatever comes later. Where no such
 bar is in the file the new contract is chained at its first open: the step between the contracts is nobody's return.
 """
 
+import datetime
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from fjq.data.bars import PRICES
-from fjq.data.sessions import DAY
+from fjq.data.sessions import DAY, to_wall
 from fjq.errors import InputError
+
+SILENT = 12  # stamps of others after the last bar of a contract that show that it is over, not between two trades
 
 
 class Quotes(NamedTuple):
@@ -62,11 +67,11 @@ def sort_contracts(quotes: Quotes, file, column: str) -> Quotes:
     return quotes.take(np.argsort(quotes.time, kind='stable'))
 
 
-def join_contracts(quotes: Quotes) -> tuple[Joined, list[Roll]]:
-    """One continuous series of rows that are in order of time."""
+def join_contracts(quotes: Quotes, zone: datetime.tzinfo) -> tuple[Joined, list[Roll]]:
+    """One continuous series of rows that are in order of time, of an exchange in `zone`."""
     if not quotes.contract.any():
         return Joined(quotes.time, np.zeros(len(quotes.time), np.int32), quotes.values), []
-    front = quotes.take(_choose(quotes))
+    front = quotes.take(_choose(quotes, zone))
     starts = np.flatnonzero(np.diff(front.contract)) + 1
     rolls, factor = [], 1.0
     divisor = np.ones(len(front.time))
@@ -81,25 +86,40 @@ def join_contracts(quotes: Quotes) -> tuple[Joined, list[Roll]]:
     return Joined(front.time, np.cumsum(piece, dtype=np.int32), values), rolls
 
 
-def _choose(quotes: Quotes) -> np.ndarray:
+def _choose(quotes: Quotes, zone: datetime.tzinfo) -> np.ndarray:
     """Places of the rows of the contract that counts: at most one a stamp."""
-    if (np.diff(quotes.time) > 0).all():
-        return np.arange(len(quotes.time))
-    days, day = np.unique(quotes.time // DAY, return_inverse=True)
-    count = int(quotes.contract.max()) + 1
-    volume = np.bincount(day * count + quotes.contract, quotes.values['volume'], len(days) * count)
-    volume = volume.reshape(len(days), count)
-    left: set[int] = set()
-    now, chosen = int(quotes.contract[0]), []  # the first day has no day before it
-    for d in range(len(days)):
-        if d:
-            allowed = np.where([c in left for c in range(count)], -1.0, volume[d - 1])
-            best = int(allowed.argmax())
-            if allowed[best] > max(volume[d - 1, now], 0):
-                left.add(now)
-                now = best
-        chosen.append(now)
-    return np.flatnonzero(quotes.contract == np.array(chosen)[day])
+    time, contract, volume = quotes.time, quotes.contract, quotes.values['volume']
+    if (np.diff(time) > 0).all():
+        return np.arange(len(time))
+    count = int(contract.max()) + 1
+    traded = lambda rows: np.bincount(contract[rows], volume[rows], count)
+    end, ahead = _find_ends(quotes), np.ones(count, bool)  # ahead: contracts that were not left yet
+    day = np.maximum.accumulate(to_wall(time, zone) // DAY)  # a clock that is set back at midnight starts no new day
+    starts = np.flatnonzero(np.diff(day, prepend=day[0] - 1)).tolist()
+    before = traded(slice(0, int(np.searchsorted(time, time[0], side='right'))))  # of the first day: its first stamp
+    chosen, now = np.empty(len(time), np.int32), int(before.argmax())
+    for i, (first, last) in enumerate(itertools.pairwise([*starts, len(time)])):
+        best = int(np.where(ahead, before, -1).argmax())
+        if before[best] > before[now]:
+            ahead[now] = i == 1  # what one stamp chose may come back
+            now = best
+        chosen[first:last] = now
+        while (roll := max(end[now], first)) < last and (on := ahead & (end > roll)).any():
+            ahead[now] = False
+            seen = int(np.searchsorted(time, time[roll], side='right'))
+            now = int(np.where(on, before + traded(slice(first, seen)), -1).argmax())
+            chosen[roll:last] = now
+        before = traded(slice(first, last))
+    return np.flatnonzero(contract == chosen)
+
+
+def _find_ends(quotes: Quotes) -> np.ndarray:
+    """The first row after the last stamp of each contract [C]; the number of rows for one that may go on."""
+    moments = np.unique(quotes.time)
+    last = np.zeros(int(quotes.contract.max()) + 1, np.int64)
+    last[quotes.contract] = quotes.time  # the latest row of each is written last
+    over = len(moments) - np.searchsorted(moments, last, side='right') >= SILENT
+    return np.where(over, np.searchsorted(quotes.time, last, side='right'), len(quotes.time))
 
 
 def _ratio(quotes: Quotes, front: Quotes, i: int) -> tuple[float, bool]:

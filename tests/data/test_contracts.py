@@ -106,3 +106,66 @@ def test_contracts_named_by_symbol_and_duplicates():
         InputError, match="column 'ts_event', row 2: the stamp is not after that of the contract before"
     ):
         BarFile().from_table(table.take([0, 1, 1, 2, 3]))
+
+
+def test_one_contract_at_a_time_with_bars_of_both_at_the_roll_loses_none(capsys):
+    """The old contract ends within a day whose day before knew no other; both traded for the bars before."""
+    spot, table = two_contracts()
+    contract, since = table['instrument_id'].to_numpy(), table['ts_event'].to_numpy() - BASE
+    old_until, new_from = 2 * DAY + 40 * MINUTE, 2 * DAY + 38 * MINUTE
+    got = BarFile(timezone='UTC').from_table(
+        table.filter(pa.array(np.where(contract == 11, since <= old_until, since >= new_from)))
+    )
+    np.testing.assert_array_equal(got.time, spot.time)
+    np.testing.assert_array_equal(got.piece, spot.time - BASE > old_until)
+    np.testing.assert_allclose(got.close, spot.close, rtol=1e-12)  # adjusted by both contracts: the market's returns
+    assert 'the table: 1 rolls, 1 adjusted by both contracts at one instant\n' in capsys.readouterr().out
+
+
+def test_a_far_contract_that_a_file_starts_with_is_held_for_no_more_than_a_day():
+    """The far contract has the first row, and the one volume of the first stamp; it leads later on, and then for good."""
+    spot, table = two_contracts(crossing=4)
+    volume = table['volume'].to_numpy().copy()
+    volume[:2] = np.where(table['instrument_id'].to_numpy()[:2] == 22, 5.0, 1.0)
+    order = np.lexsort((-table['instrument_id'].to_numpy(), table['ts_event'].to_numpy()))
+    table = table.set_column(table.column_names.index('volume'), 'volume', pa.array(volume)).take(order)
+    day = (table['ts_event'].to_numpy() - BASE) // DAY
+    alive = (table['instrument_id'].to_numpy() == 22) | (day < 4)  # the near one ends
+    got = BarFile(timezone='UTC').from_table(table.filter(pa.array(alive)))
+    np.testing.assert_array_equal(got.time, spot.time)
+    np.testing.assert_array_equal(got.piece, np.repeat([0, 1, 1, 1, 2], 60))
+    np.testing.assert_allclose(np.diff(np.log(got.close)), np.diff(np.log(spot.close)), atol=1e-12)
+
+
+def test_days_are_those_of_the_exchange():
+    """In Chicago the day ends six hours after that of UTC: the volume of those hours counts on the day before."""
+    _, table = two_contracts()
+    evening = table['ts_event'].to_numpy() + 22 * 60 * MINUTE  # 16:00 to 17:00 there
+    table = table.set_column(0, 'ts_event', pa.array(evening))
+    late = table.filter(pa.array(evening % DAY >= 22 * 60 * MINUTE + 30 * MINUTE))
+    night = late.set_column(0, 'ts_event', pa.array(late['ts_event'].to_numpy() + 4 * 60 * MINUTE))  # 02:30 UTC
+    whole = pa.concat_tables([table, night])
+    whole = whole.take(np.argsort(whole['ts_event'].to_numpy(), kind='stable'))
+    got = BarFile(timezone='America/Chicago').from_table(whole)
+    roll = got.time[int(got.piece.argmax())]
+    assert roll == BASE + 3 * DAY + 22 * 60 * MINUTE  # by UTC, the night of the third day would be on the fourth
+
+
+def test_stamps_at_which_another_contract_traded_alone_are_counted(capsys):
+    _, table = two_contracts()
+    contract, since = table['instrument_id'].to_numpy(), table['ts_event'].to_numpy() - BASE
+    absent = (contract == 11) & (since >= 5 * MINUTE) & (since < 9 * MINUTE)
+    got = BarFile(timezone='UTC').from_table(table.filter(pa.array(~absent)))
+    assert len(got) == 296
+    assert (
+        'the table: 4 stamps are left out: another contract traded, and not the one that counts\n'
+        in capsys.readouterr().out
+    )
+
+
+def test_a_contract_that_is_silent_at_the_end_of_a_file_is_not_over():
+    """As in a live file: the near one has no trade in the last bar, and the far one has."""
+    _, table = two_contracts(crossing=9)
+    contract, since = table['instrument_id'].to_numpy(), table['ts_event'].to_numpy() - BASE
+    got = BarFile().from_table(table.filter(pa.array((contract == 22) | (since < 4 * DAY + 58 * MINUTE))))
+    assert len(got) == 298 and not got.piece.any()
