@@ -25,6 +25,7 @@ TIMES = ('date', 'datetime', 'timestamp', 'timestamps', 'time')
 NAMES = ('symbol', 'ticker', 'name')
 ADJUSTED = ('adj close', 'adjusted close', 'adjclose')
 SPLITS = ('split ratio', 'stock splits')
+_READ = (*PRICES, 'volume', *TIMES, *NAMES, *ADJUSTED, *SPLITS)
 NINJA = ('time', 'open', 'high', 'low', 'close', 'volume')
 _ISO = (
     r'^(?P<stamp>\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)?)'
@@ -35,17 +36,21 @@ _COMPACT_TIME = r'^(\d{4})(\d{2})(\d{2})[ T]?(\d{2})(\d{2})(\d{2})$'
 _SLASHED = r'^(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<y>\d{4})(?P<rest>.*)$'
 _UNITS = ((1e11, 's'), (1e14, 'ms'), (1e17, 'us'), (np.inf, 'ns'))  # of an integer stamp, by its size
 _NUMBER = r'^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$'
+_YEARS = 1678, 2261  # of times in nanoseconds
+FIRST_ROW = 'row 0 is the first below the header'
 _NO_VALUE = ('', 'nan', 'na', 'n/a', 'null', 'none', '-')
 
 
 class Columns(NamedTuple):
-    """One asset as it stands in its file, unchecked. id: '' where the table names none; row [N]: its rows there."""
+    """One asset as it stands in its file, unchecked. id: '' where the table names none; row [N]: its rows there;
+    empty: rows that hold no price of it, and were left out."""
 
     id: str
     row: np.ndarray
     time: np.ndarray  # datetime64[ns] [N]
     # open, high, low, close; where given volume, adjusted (the close) and split (its ratio; 0 or 1 = none).
     values: dict[str, np.ndarray]  # float64 [N], NaN = no value
+    empty: int = 0
 
 
 def read_columns(path: Path) -> list[Columns]:
@@ -65,6 +70,9 @@ def read_columns(path: Path) -> list[Columns]:
 def from_table(table: pa.Table, file: Path | str = 'the table') -> list[Columns]:
     """The assets of a table whose columns are named."""
     names = {_plain(n): n for n in reversed(table.column_names)}
+    plain = [_plain(n) for n in table.column_names]
+    for name in (n for n in plain if plain.count(n) > 1 and n in _READ):
+        raise InputError('it is there twice', file=file, column=names[name], remedy='keep one of them')
     time_name = next((names[n] for n in TIMES if n in names), None)
     if time_name is None:
         raise InputError(f'no column is a time, of {_list(table.column_names)}', file=file, remedy='name one Date')
@@ -91,7 +99,8 @@ def from_table(table: pa.Table, file: Path | str = 'the table') -> list[Columns]
         return [Columns('', rows, time, values)]
     of = np.array([str(v).strip() if v is not None else '' for v in table[asset].to_pylist()])
     if (of == '').any():
-        raise InputError('a candle has no name', file=file, column=asset, row=int((of == '').argmax()))
+        row = int((of == '').argmax())
+        raise InputError('a candle has no name', file=file, column=asset, row=row, remedy=f'give one; {FIRST_ROW}')
     return [
         Columns(str(name), rows[of == name], time[of == name], {n: v[of == name] for n, v in values.items()})
         for name in np.unique(of)
@@ -119,9 +128,16 @@ def _read_text(path: Path) -> list[Columns]:
     table, out = _parse(text, delimiter, places, skip=skip), []
     for ticker in dict.fromkeys(c for c in cells[1][1:] if c):
         own = [i for i, t in enumerate(cells[1]) if t == ticker]
-        part = pa.table({'Date': table['0']} | {cells[0][i]: table[str(i)] for i in own})
-        out += [c._replace(id=ticker) for c in from_table(part, path)]
+        part = pa.table([table['0'], *(table[str(i)] for i in own)], names=['Date', *(cells[0][i] for i in own)])
+        out += [_leave_empty_out(c)._replace(id=ticker) for c in from_table(part, path)]
     return out
+
+
+def _leave_empty_out(columns: Columns) -> Columns:
+    """Without the rows of which the other assets of a download alone have prices."""
+    there = np.isfinite(np.stack([columns.values[n] for n in PRICES])).any(0)
+    values = {n: v[there] for n, v in columns.values.items()}
+    return Columns(columns.id, columns.row[there], columns.time[there], values, int((~there).sum()))
 
 
 def _parse(text: str, delimiter: str, names, skip: int = 0) -> pa.Table:
@@ -151,9 +167,25 @@ def _read_numbers(column: pa.ChunkedArray, file, name: str) -> np.ndarray:
         good = pc.fill_null(pc.match_substring_regex(text, _NUMBER), True).to_numpy()
         if not good.all():
             row = int(np.argmin(good))
-            raise InputError(f'{text[row].as_py()!r} is no number', file=file, column=name, row=row)
+            raise InputError(
+                f'{text[row].as_py()!r} is no number',
+                file=file,
+                column=name,
+                row=row,
+                remedy=f'write it as 12.5, or leave the cell empty; {FIRST_ROW}',
+            )
         column = text
-    return column.cast(pa.float64()).to_numpy().astype(np.float64)
+    return _cast(column, pa.float64(), file, name).to_numpy().astype(np.float64)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType, file, name: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(kind)
+    except pa.ArrowException as e:
+        what = 'a time' if pa.types.is_temporal(kind) or pa.types.is_string(kind) else 'a number'
+        raise InputError(
+            f'its type is {column.type}, which is not {what}', file=file, column=name, remedy=f'store it as {what}'
+        ) from e
 
 
 def read_times(column: pa.ChunkedArray, file, name: str) -> np.ndarray:
@@ -162,18 +194,18 @@ def read_times(column: pa.ChunkedArray, file, name: str) -> np.ndarray:
     Raises:
       InputError: a cell that is no time.
     """
-    kind = column.type
-    if pa.types.is_temporal(kind):
-        return _refuse_nat(column.cast(pa.timestamp('ns', getattr(kind, 'tz', None))).to_numpy(), column, file, name)
-    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
-        column = column.cast(pa.int64())
-    text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        return _to_times(column, column, file, name)
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        column = _cast(column, pa.int64(), file, name)
+    elif pa.types.is_temporal(column.type):  # a time of day, a duration
+        raise InputError(f'its type is {column.type}, which is not a time', file=file, column=name, remedy='add dates')
+    text = pc.utf8_trim_whitespace(_cast(column, pa.string(), file, name))
     first = next((v for v in text.to_pylist() if v), '')
     if re.match(r'^\d{9,}$', first):
         stamps = pc.if_else(pc.fill_null(pc.match_substring_regex(text, r'^\d{9,19}$'), False), text, None)
         unit = next(u for size, u in _UNITS if abs(float(first)) < size)
-        values = stamps.cast(pa.int64()).cast(pa.timestamp(unit)).cast(pa.timestamp('ns')).to_numpy()
-        return _refuse_nat(values, text, file, name)
+        return _to_times(stamps.cast(pa.int64()).cast(pa.timestamp(unit)), text, file, name)
     if re.match(_COMPACT_TIME, first):
         text = pc.replace_substring_regex(text, _COMPACT_TIME, r'\1-\2-\3 \4:\5:\6')
     elif re.match(_COMPACT, first):
@@ -185,6 +217,7 @@ def read_times(column: pa.ChunkedArray, file, name: str) -> np.ndarray:
         text = pc.binary_join_element_wise(date, rest, '')
     parts = pc.extract_regex(text, _ISO)
     stamp, offset = (pc.struct_field(parts, [n]) for n in ('stamp', 'offset'))
+    _refuse_years(pc.utf8_slice_codeunits(stamp, 0, 4).cast(pa.int64()), column, file, name)
     wall = np.array([_moment(s) for s in stamp.to_pylist()], 'datetime64[ns]')
     _refuse_nat(wall, column, file, name)
     given = pc.fill_null(offset, '').to_numpy(zero_copy_only=False)
@@ -192,6 +225,27 @@ def read_times(column: pa.ChunkedArray, file, name: str) -> np.ndarray:
         return wall
     minutes = {o: _minutes(o) for o in set(given.tolist())}
     return wall - np.array([minutes[o] for o in given.tolist()], 'timedelta64[m]')
+
+
+def _to_times(stamps: pa.ChunkedArray, cells, file, name: str) -> np.ndarray:
+    """Dates or timestamps of any unit as datetime64[ns] [N]; `cells` are for messages."""
+    _refuse_years(pc.year(stamps), cells, file, name)
+    zone = getattr(stamps.type, 'tz', None)
+    return _refuse_nat(stamps.cast(pa.timestamp('ns', zone)).to_numpy(), cells, file, name)
+
+
+def _refuse_years(year: pa.ChunkedArray, cells, file, name: str) -> None:
+    first, last = _YEARS
+    bad = pc.fill_null(pc.or_(pc.less(year, first), pc.greater(year, last)), False).to_numpy()
+    if bad.any():
+        row = int(bad.argmax())
+        raise InputError(
+            f'{str(cells[row].as_py())!r} lies outside of {first} to {last}',
+            file=file,
+            column=name,
+            row=row,
+            remedy=f'correct it; {FIRST_ROW}',
+        )
 
 
 def _moment(stamp: str | None) -> np.datetime64:
@@ -213,6 +267,10 @@ def _refuse_nat(time: np.ndarray, cells, file, name: str) -> np.ndarray:
     if bad.any():
         row = int(bad.argmax())
         raise InputError(
-            f'{cells[row].as_py()!r} is no time', file=file, column=name, row=row, remedy='write it as 2022-12-31 16:00'
+            f'{cells[row].as_py()!r} is no time',
+            file=file,
+            column=name,
+            row=row,
+            remedy=f'write it as 2022-12-31 16:00; {FIRST_ROW}',
         )
     return time.astype('datetime64[ns]')

@@ -1,31 +1,32 @@
 """What can be wrong with candles: found, named, counted; refused, repaired or dropped."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fjq.data.candle_columns import PRICES
+from fjq.data.candle_columns import FIRST_ROW, PRICES
 from fjq.errors import InputError
 
 ACTIONS = ('refuse', 'repair', 'drop')
 ROUNDING = 1e-6  # of a price: an open above its high by less is an artefact of adjusting, and clipped
-RATIOS = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)  # shares for one in a split, or one for so many
+WHOLE = (2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100)  # shares for one in a split, or one for so many
+RATIOS = (1.5, *WHOLE, *(1 / n for n in WHOLE))  # three for two too; two for three is no habit, but a takeover's jump
 SPLIT_ERROR = 0.05  # log distance from a ratio that a split and the night's own move may leave
 STATED_ERROR = 0.3  # the same where the file says that there was a split by this ratio
-QUIET = 10.0  # a split jump is so many times the median move
-WORDS = {
-    'price': 'a price is zero, negative or absent',
-    'high below low': 'the high is below the low',
-    'outside': 'the open or close is outside of low and high',
-    'duplicate': 'its time was there before',
-    'order': 'it is older than the candle before it',
-    'split': 'the price jumps by the ratio of a split',
-    'gap': 'a gap in time comes before it',
+QUIET = 10.0  # a split jump is so many times the median move before it
+WORDS = {  # the column that a fault is in, and what it is; a price is named by its own column
+    'price': ('', 'a price is zero, negative or absent'),
+    'high below low': ('high', 'the high is below the low'),
+    'outside': ('open or close', 'the open or close is outside of low and high'),
+    'duplicate': ('time', 'its time was there before'),
+    'order': ('time', 'it is older than the candle before it'),
+    'split': ('open', 'the price jumps by the ratio of a split'),
+    'gap': ('time', 'a gap in time comes before it'),
 }
 REMEDY = 'correct the file, or set quality=repair or quality=drop'
 REMEDIES = {
-    'split': 'read adjusted prices, set quality=repair to adjust what came before, or splits=False if the move is real',
+    'split': 'read adjusted prices, set quality=repair to join both sides, or splits=False if the move is real',
     'gap': 'give what is missing, raise max_gap_days, or set quality=repair to keep it',
 }
 
@@ -45,96 +46,144 @@ class Checked(NamedTuple):
     time: np.ndarray  # datetime64[ns] [N]
     values: dict[str, np.ndarray]
     faults: dict[str, int]
+    unit: float  # times a price = the price of a share of today; not 1 where splits were repaired
 
 
-def check(time: np.ndarray, values: dict[str, np.ndarray], row: np.ndarray, settings: Quality, file) -> Checked:
+def check(
+    time: np.ndarray, values: dict[str, np.ndarray], row: np.ndarray, settings: Quality, file, name: str
+) -> Checked:
     """The candles of one asset without faults.
 
-    Repairs use nothing that came later, but for a split: the candles before it are divided by its ratio, which changes
-    no return among them but by rounding. `repair` too drops a candle without a close, and keeps the last of several at
-    one time. A gap is counted and stays.
+    Repairs use nothing that came later. A split changes the candles from it on, which are told in the shares of the
+    first candle: what came before keeps every bit. `repair` too drops a candle without a close, and keeps the last of
+    several at one time. A gap is counted and stays.
 
     Args:
       time: [N] in the order of the file; newest first is an order, not a fault.
       values: open, high, low, close and others [N].
       row: [N] the rows of the file, for messages.
+      name: the asset, for messages.
 
     Raises:
       InputError: with `refuse`, the first fault; or no candle is left.
     """
     if settings.quality not in ACTIONS:
         raise InputError(f'{settings.quality!r} is unknown', column='quality', remedy='choose ' + ', '.join(ACTIONS))
-    if len(time) > 1 and (np.diff(time) <= np.timedelta64(0, 'ns')).all():
-        time, row, values = time[::-1], row[::-1], {n: v[::-1] for n, v in values.items()}
-    faults: dict[str, int] = {}
+    candles = _Inspected(
+        time, {n: np.array(v, np.float64) for n, v in values.items()}, row, settings.quality, file, name
+    )
+    _order(candles)
+    _mend_prices(candles)
+    _mend_ranges(candles)
+    unit = _join_splits(candles) if settings.splits else 1.0
+    if settings.max_gap_days > 0:
+        longest = np.timedelta64(round(settings.max_gap_days * 86_400e9), 'ns')
+        candles.found('gap', np.r_[False, np.diff(candles.time) > longest])
+    if not len(candles.time):
+        raise InputError('no candle is left', file=file, column=name or None, remedy='give a file with valid candles')
+    return Checked(candles.time, candles.values, candles.faults, unit)
 
-    def found(name: str, bad: np.ndarray) -> bool:
+
+@dataclasses.dataclass
+class _Inspected:
+    """Candles under inspection, in the order of time once `_order` has seen them."""
+
+    time: np.ndarray
+    values: dict[str, np.ndarray]
+    row: np.ndarray
+    quality: str
+    file: Any
+    name: str
+    faults: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def found(self, fault: str, bad: np.ndarray, column: str = '') -> bool:
+        """Counts a fault where `bad` [N]; raises InputError where faults are refused."""
         if not bad.any():
             return False
-        faults[name] = int(bad.sum())
-        if settings.quality == 'refuse':
-            what, row_of = f'{WORDS[name]} ({faults[name]} in all)', int(row[bad.argmax()])
-            raise InputError(what, file=file, row=row_of, remedy=REMEDIES.get(name, REMEDY))
+        self.faults[fault] = count = int(bad.sum())
+        if self.quality == 'refuse':
+            where, words = WORDS[fault]
+            raise InputError(
+                f'{self.name}: {words} ({count} in all; {FIRST_ROW})',
+                file=self.file,
+                column=column or where,
+                row=int(self.row[bad.argmax()]),
+                remedy=REMEDIES.get(fault, REMEDY),
+            )
         return True
 
-    def keep(mask: np.ndarray) -> None:
-        nonlocal time, row, values
-        time, row, values = time[mask], row[mask], {n: v[mask] for n, v in values.items()}
+    def keep(self, rows: np.ndarray) -> None:
+        """Only `rows`, a mask or an order of them [N]."""
+        self.time, self.row = self.time[rows], self.row[rows]
+        self.values = {n: v[rows] for n, v in self.values.items()}
 
-    if found('order', np.r_[False, np.diff(time) < np.timedelta64(0, 'ns')]):
-        order = np.argsort(time, kind='stable')
-        time, row, values = time[order], row[order], {n: v[order] for n, v in values.items()}
-    if found('duplicate', np.r_[False, np.diff(time) == np.timedelta64(0, 'ns')]):
-        keep(np.r_[np.diff(time) > np.timedelta64(0, 'ns'), True])
-    values = {n: np.array(v, np.float64) for n, v in values.items()}
-    bad = {n: ~(np.isfinite(values[n]) & (values[n] > 0)) for n in PRICES}
-    if found('price', np.any(list(bad.values()), 0)):
-        keep(~bad['close'] if settings.quality == 'repair' else ~np.any(list(bad.values()), 0))
-        _fill(values)
-    crossed, outside, rounded = _disorder(values)
-    if found('high below low', crossed) | found('outside', outside) and settings.quality == 'drop':
-        keep(~(crossed | outside))
+
+def _order(candles: _Inspected) -> None:
+    """By time, one candle a moment."""
+    zero = np.timedelta64(0, 'ns')
+    if len(candles.time) > 1 and (np.diff(candles.time) <= zero).all():
+        candles.keep(np.arange(len(candles.time))[::-1])
+    if candles.found('order', np.r_[False, np.diff(candles.time) < zero]):
+        candles.keep(np.argsort(candles.time, kind='stable'))
+    if candles.found('duplicate', np.r_[False, np.diff(candles.time) == zero]):
+        candles.keep(np.r_[np.diff(candles.time) > zero, True])
+
+
+def _mend_prices(candles: _Inspected) -> None:
+    """What is no price is filled, or its candle goes: always where it is the close."""
+    bad = np.stack([~(np.isfinite(candles.values[n]) & (candles.values[n] > 0)) for n in PRICES])
+    first = PRICES[bad[:, bad.any(0).argmax()].argmax()] if bad.any() else ''
+    if candles.found('price', bad.any(0), first):
+        candles.keep(~bad[PRICES.index('close')] if candles.quality == 'repair' else ~bad.any(0))
+        _fill(candles.values)
+
+
+def _mend_ranges(candles: _Inspected) -> None:
+    """High and low are made to hold open and close."""
+    crossed, outside, rounded = _disorder(candles.values)
+    if candles.found('high below low', crossed) | candles.found('outside', outside) and candles.quality == 'drop':
+        candles.keep(~(crossed | outside))
     if rounded.any():
-        faults['rounding'] = int(rounded.sum())
-    prices = [values[n] for n in PRICES]
-    values |= {'high': np.maximum.reduce(prices), 'low': np.minimum.reduce(prices)}
-    if settings.splits:
-        ratio = find_splits(values['open'], values['close'], values.get('split'))
-        if found('split', ratio != 1):
-            if settings.quality == 'drop':
-                keep(np.arange(len(time)) >= np.flatnonzero(ratio != 1)[-1])
-            else:
-                after = np.cumprod(ratio[::-1])[::-1]  # of the jumps from each candle on
-                factor = np.r_[after[1:], 1.0]
-                values |= {n: values[n] * factor for n in PRICES}
-                if 'volume' in values:
-                    values['volume'] = values['volume'] / factor
-    if settings.max_gap_days > 0:
-        found('gap', np.r_[False, np.diff(time) > np.timedelta64(round(settings.max_gap_days * 86_400e9), 'ns')])
-    if not len(time):
-        raise InputError('no candle is left', file=file, remedy='give a file with valid candles')
-    return Checked(time, values, faults)
+        candles.faults['rounding'] = int(rounded.sum())
+    prices = [candles.values[n] for n in PRICES]
+    candles.values |= {'high': np.maximum.reduce(prices), 'low': np.minimum.reduce(prices)}
+
+
+def _join_splits(candles: _Inspected) -> float:
+    """Candles from a split on are told in the shares before it, or those before it go. Returns the unit of prices."""
+    ratio = find_splits(candles.values['open'], candles.values['close'], candles.values.get('split'))
+    if not candles.found('split', ratio != 1):
+        return 1.0
+    if candles.quality == 'drop':
+        candles.keep(np.arange(len(ratio)) >= np.flatnonzero(ratio != 1)[-1])
+        return 1.0
+    unit = np.cumprod(ratio)
+    candles.values |= {n: candles.values[n] / unit for n in PRICES}
+    if 'volume' in candles.values:
+        candles.values['volume'] = candles.values['volume'] * unit
+    return float(unit[-1])
 
 
 def find_splits(open_: np.ndarray, close: np.ndarray, stated: np.ndarray | None = None) -> np.ndarray:
     """[N] the factor by which a split changed the price between candles t - 1 and t; 1.0 where none did.
 
-    A jump counts where it lies near the ratio of a split and is far beyond the median move; it is the move from close
-    to open, which a crash within a session is not.
+    A jump counts where it lies near the ratio of a split and is far beyond the median of the moves before it; it is the
+    move from close to open, which a crash within a session is not. Candles after it change nothing.
 
     Args:
       stated: [N] shares for one, as the file says; 0, 1 or NaN = none. Most files say so of prices that are adjusted
         already: without the jump there is nothing to do.
     """
     out = np.ones(len(close))
-    if len(close) < 3:
+    if len(close) < 2:
         return out
     jump = np.log(open_[1:] / close[:-1])
-    usual = np.median(np.abs(np.diff(np.log(close))))
-    logs = np.log(np.r_[np.array(RATIOS, float), 1 / np.array(RATIOS, float)])
+    moves = np.abs(np.diff(np.log(close)))
+    logs = -np.log(np.array(RATIOS))
     nearest = np.abs(jump[:, None] - logs[None]).argmin(1)
-    is_split = (np.abs(jump - logs[nearest]) < SPLIT_ERROR) & (np.abs(jump) > QUIET * usual)
-    out[1:] = np.where(is_split, np.exp(logs[nearest]), 1.0)
+    for i in np.flatnonzero(np.abs(jump - logs[nearest]) < SPLIT_ERROR):
+        if abs(jump[i]) > QUIET * (np.median(moves[:i]) if i else 0.0):
+            out[i + 1] = 1 / RATIOS[nearest[i]]
     if stated is not None:
         said = np.where(np.isfinite(stated) & (stated > 0), stated, 1.0)[1:]
         jumped = (said != 1) & (np.abs(jump + np.log(said)) < np.minimum(STATED_ERROR, np.abs(jump)))

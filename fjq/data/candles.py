@@ -26,6 +26,7 @@ class Candles:
     """One asset. Always low <= open, close <= high, above zero, times ascending without repeats.
 
     time: datetime64[ns] [N]; a daily candle is stamped with its date. volume: NaN where the file has none.
+    unit: times a price = the price of a share of today, which differs where splits were repaired.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Candles:
     low: np.ndarray
     close: np.ndarray
     volume: np.ndarray
+    unit: float = 1.0
 
     def __len__(self) -> int:
         return len(self.time)
@@ -45,8 +47,8 @@ class Candles:
 
     def part(self, rows: slice | np.ndarray) -> 'Candles':
         """The candles of `rows`."""
-        arrays = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self) if f.name != 'id'}
-        return Candles(self.id, **arrays)
+        names = ('time', *PRICES, 'volume')
+        return dataclasses.replace(self, **{n: getattr(self, n)[rows] for n in names})
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -92,10 +94,12 @@ class CandleFiles(Quality):
             with np.errstate(all='ignore'):
                 factor = adjusted / values['close']
             values |= {n: values[n] * factor for n in PRICES}
-        checked = check(columns.time, values, columns.row, self, file)
+        name = columns.id or name
+        checked = check(columns.time, values, columns.row, self, file, name)
         volume = checked.values.get('volume', np.full(len(checked.time), np.nan))
         prices = [np.ascontiguousarray(checked.values[n]) for n in PRICES]
-        return Candles(columns.id or name, checked.time, *prices, volume), checked.faults
+        absent = {'row without prices': columns.empty} if columns.empty else {}
+        return Candles(name, checked.time, *prices, volume, checked.unit), absent | checked.faults
 
     def _collect(self, parts: list[tuple[Candles, dict[str, int], Path]]) -> list[Candles]:
         total: dict[str, int] = {}

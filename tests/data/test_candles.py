@@ -132,6 +132,7 @@ def test_every_fault(fault, tmp_path, capsys):
     with pytest.raises(InputError, match=f'row {row}:') as error:
         read(path)
     assert str(path) in str(error.value) and error.value.remedy
+    assert 'row 0 is the first below the header' in str(error.value) and ': A: ' in str(error.value)
     for quality, count in (('repair', repaired), ('drop', dropped)):
         capsys.readouterr()
         (candles,) = read(path, quality=quality)
@@ -148,8 +149,10 @@ def test_repairs(tmp_path):
     assert read_one(with_cell(1, 3, 12.5)).high[1] == 12.5
     assert read_one(plain(DATES[:3] + DATES[2:3])).close[-1] == ROWS[3][3]  # the last one counts
     split = read_one(FAULTS['split'][0])
-    np.testing.assert_allclose(split.ohlc()[:, 3], np.array(ROWS)[:, 3] / 10, rtol=0.05)
-    np.testing.assert_allclose(split.volume[:2], np.array(ROWS)[:2, 4] * 10)
+    np.testing.assert_array_equal(split.ohlc()[:2], np.array(ROWS)[:2, :4])
+    np.testing.assert_allclose(split.ohlc(), np.array(ROWS)[:, :4], rtol=1e-12)  # ten new shares are an old one
+    np.testing.assert_allclose(split.volume[2:] / split.unit, np.array(ROWS)[2:, 4])
+    assert split.unit == pytest.approx(0.1)
 
 
 def test_a_crash_or_a_rally_is_no_split():
@@ -165,13 +168,87 @@ def test_a_crash_or_a_rally_is_no_split():
     assert np.flatnonzero(find_splits(opened * factor, close * factor) != 1).tolist() == [250]
 
 
+def walk(moves, split_at=None, ratio=1.0):
+    """open and close of a walk by given moves of the close, with a split."""
+    close = 100 * np.exp(np.cumsum(moves))
+    opened = np.r_[100, close[:-1]]
+    factor = np.where(np.arange(len(close)) >= split_at, 1 / ratio, 1.0) if split_at else 1.0
+    return opened * factor, close * factor
+
+
+@pytest.mark.parametrize('ratio', [1.5, 3.0, 1 / 4])
+def test_a_split_is_found_by_what_came_before_it_alone(ratio):
+    from fjq.data.candle_quality import find_splits
+
+    rng = np.random.Generator(np.random.Philox(4))
+    moves = np.r_[0.01 * rng.standard_normal(400), 0.3 * rng.standard_normal(900)]  # calm, then wild
+    opened, close = walk(moves, 300, ratio)
+    now = find_splits(opened[:350], close[:350])
+    assert np.flatnonzero(now != 1).tolist() == [300] and now[300] == pytest.approx(1 / ratio)
+    np.testing.assert_array_equal(find_splits(opened, close)[:350], now)
+
+
+def test_repairing_a_split_changes_no_bit_before_it(tmp_path):
+    rng = np.random.Generator(np.random.Philox(5))
+    opened, close = walk(0.01 * rng.standard_normal(90), 60, 3.0)
+    rows = np.stack(
+        [opened, np.maximum(opened, close) * 1.002, np.minimum(opened, close) / 1.003, close, 0 * close], -1
+    )
+    dates = (np.datetime64('2024-01-01') + np.arange(90)).astype(str)
+    early, whole = (read(write(tmp_path / 'A.csv', plain(dates[:n], rows[:n])), quality='repair')[0] for n in (60, 90))
+    np.testing.assert_array_equal(whole.ohlc()[:60], early.ohlc())
+    assert abs(np.diff(np.log(whole.close))[59]) < 0.05 and early.unit == 1
+    np.testing.assert_allclose(whole.ohlc()[60:] * whole.unit, rows[60:, :4], rtol=1e-12)  # prices of today
+
+
 def test_adjusted_rounding_is_clipped_and_counted(tmp_path, capsys):
     (candles,) = read(write(tmp_path / 'A.csv', with_cell(1, 3, 12.0000001)))
     assert candles.high[1] == candles.close[1] == 12.0000001 and '1 x rounding' in capsys.readouterr().out
 
 
+def test_a_price_fault_names_its_column_and_asset(tmp_path):
+    with pytest.raises(InputError, match=r"column 'low', row 2: A: a price is zero, negative or absent"):
+        read(write(tmp_path / 'A.csv', with_cell(2, 2, -1)))
+
+
+def test_rows_without_prices_are_no_candles_of_a_download_of_several_assets(tmp_path, capsys):
+    """Before a listing, and on days that only the other asset trades."""
+    lines = ['Price,Close,Close,High,High,Low,Low,Open,Open', 'Ticker,A,B,A,B,A,B,A,B', 'Date,,,,,,,,']
+    for i, (d, (o, h, lo, c, _)) in enumerate(zip(DATES, ROWS, strict=True)):
+        b = [c, h, lo, o] if i > 1 else [''] * 4
+        lines.append(f'{d},{c},{b[0]},{h},{b[1]},{lo},{b[2]},{o},{b[3]}')
+    a, b = read(write(tmp_path / 'x.csv', lines))
+    assert len(a) == 4 and [str(t)[:10] for t in b.time] == list(DATES[2:])
+    assert 'B: 2 x row without prices' in capsys.readouterr().out
+    half = [*lines[:3], '2024-01-02,10,,11,,9,,10,', '2024-01-03,10,10,11,,9,,10,']
+    with pytest.raises(InputError, match='row 1: B: a price is zero, negative or absent'):
+        read(write(tmp_path / 'x.csv', half))
+
+
+@pytest.mark.parametrize(
+    ('columns', 'message'),
+    [
+        ({'close': pa.array([[1.0], [2.0]])}, "column 'close': its type is list"),
+        ({'time': pa.array([1, 2], pa.time32('s'))}, "column 'time': its type is time32"),
+        ({'time': pa.array([[1], [2]])}, "column 'time': its type is list"),
+        ({'time': pa.array(np.array(['2024-01-01', '9999-01-01'], 'M8[s]'))}, r"row 1: '9999-01-01.* lies outside of"),
+        ({'time': pa.array([1_700_000_000, 99_999_999_999])}, r"row 1: '99999999999' lies outside of"),
+    ],
+)
+def test_columns_of_another_type_are_named(columns, message):
+    prices = {n: [1.0, 2.0] for n in ('open', 'high', 'low', 'close')}
+    table = pa.table({'time': ['2024-01-01', '2024-01-02']} | prices | columns)
+    with pytest.raises(InputError, match=message):
+        CandleFiles().from_table(table)
+
+
 BAD = {
-    'a word': (with_cell(2, 1, 'abc'), "column 'High', row 2: 'abc' is no number"),
+    'a word': (with_cell(2, 1, 'abc'), "column 'High', row 2: 'abc' is no number. Write it as 12.5"),
+    'a date beyond the clock': (plain((*DATES[:3], '9999-12-31')), "row 3: '9999-12-31' lies outside of 1678 to 2261"),
+    'a column twice': (
+        plain(header='Date,Open,High,Low,Close,Close'),
+        "column 'Close': it is there twice",
+    ),
     'no date': (plain((*DATES[:3], '2024-13-05')), "column 'Date', row 3: '2024-13-05' is no time"),
     'no low': (['Date,Open,High,Close', '2024-01-02,1,1,1'], "column 'low': it is absent"),
     'no time': (['Open,High,Low,Close', '1,1,1,1'], 'no column is a time'),
@@ -200,6 +277,8 @@ def test_a_folder_with_one_bad_file(tmp_path, capsys):
     assert 'skipped: ' in capsys.readouterr().out
     with pytest.raises(InputError, match="no candles of 'AB'.*mean 'A'"):
         read(tmp_path, assets=('AB',), on_bad_file='skip')
+    write(tmp_path / 'B.csv', BAD['a column twice'][0])
+    assert [c.id for c in read(tmp_path, on_bad_file='skip')] == ['A']
     write(tmp_path / 'B.csv', [f'{line},{"symbol" if i == 0 else "A"}' for i, line in enumerate(plain())])
     with pytest.raises(InputError, match='A is in A.csv too'):
         read(tmp_path)
@@ -226,7 +305,7 @@ def test_real_files(name, count, rows, data_dir):
 
 def test_real_faults(data_dir):
     """The unadjusted Apple has four splits by a whole ratio; the early VIX an open outside of low and high."""
-    with pytest.raises(InputError, match=r'split \(4 in all\)'):
+    with pytest.raises(InputError, match=r'split \(4 in all;'):
         read(data_dir / 'daily/WIKI-AAPL.csv')
     (repaired,) = read(data_dir / 'daily/WIKI-AAPL.csv', quality='repair')
     (adjusted,) = read(data_dir / 'daily/WIKI-AAPL.csv', adjusted=True)

@@ -150,17 +150,17 @@ def test_assets_pick_who_trains_and_not_who_is_tokenised(data, cache):
         settings(assets=('MSTF',)).open(cache, ONE)
 
 
-def test_what_comes_later_changes_no_token(data, cache, tmp_path):
-    """Every candle after a day of the test split is another one."""
+def test_what_comes_later_changes_no_token(data, cache, tmp_path, capsys):
+    """Every candle after a day of the test split is another one, and a share became three with the first of them."""
     day = np.datetime64('2019-07-01')
     whole = located(cache).candle_files().read(ONE)
     for c in whole:
-        factor = np.where(c.time > day, np.exp(0.3 * np.sin(np.arange(len(c)))), 1)
+        factor = np.where(c.time > day, np.exp(0.3 * np.sin(np.cumsum(c.time > day) - 1)) / 3, 1)
         columns = {n.title(): getattr(c, n) * factor for n in ('open', 'high', 'low', 'close')}
         table = pa.table({'Date': pa.array(c.time.astype('datetime64[D]')), **columns, 'Volume': c.volume})
         pa.csv.write_csv(table, tmp_path / f'{c.id}.csv')
-    other = dataclasses.replace(located(cache), path=str(tmp_path)).open(tmp_path / 'cache', ONE)
-    assert other.tokenizer.hash == data.tokenizer.hash
+    other = dataclasses.replace(located(cache), path=str(tmp_path), splits=True).open(tmp_path / 'cache', ONE)
+    assert other.tokenizer.hash == data.tokenizer.hash and '3 x split' in capsys.readouterr().out
     seen = 0
     for a, b in zip(data.assets, other.assets, strict=True):
         now = a.candles.time <= day
