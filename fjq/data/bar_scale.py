@@ -7,7 +7,8 @@ x_k are logs of exponentially weighted variances of past bars over several half-
 The offset holds sqrt(h), the shape of the day and the breaks that the next h bars span (Andersen and Bollerslev 1997).
 
 The variances x_k are causal and nothing in them is fitted: they travel with the batch. Offset and weights are fitted
-on training rows and travel with the model's weights, so that a live table is forecast by what training found.
+on training rows and travel with the model's weights, so that a live table is forecast by what training found; of
+fewer bars than the longest half-life asks for, its average is that of what there is.
 
 Letters: N = bars or rows, H = horizons, K = variances, S = places in a day.
 """
