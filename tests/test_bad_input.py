@@ -250,7 +250,7 @@ def test_a_horizon_without_its_column_is_made_from_the_daily_values(files, train
 
 
 def test_no_overlap_with_the_target_file(files, train, tmp_path):
-    pq.write_table(targets([d + 400 for d in DAYS]), files / 'rv.parquet')
+    pq.write_table(targets([d + np.timedelta64(400, 'D') for d in DAYS]), files / 'rv.parquet')
     assert_refused(train(), 'rv.parquet', "column 'targets'", 'none of the 20 days with ticks has a label', 'overlap')
     assert not left(tmp_path) - {
         f'cache/{p.parent.name}/manifest.json' for p in (tmp_path / 'run').glob('cache/*/manifest.json')
@@ -336,5 +336,9 @@ def test_the_stocks_of_a_small_device_need_their_list(tmp_path, capsys, monkeypa
     (tmp_path / 'stocks').mkdir()
     code = command.run(f'--config={config}:cpu', '--workdir=run', '--config.data.root=stocks', '--config.data.targets=')
     assert_refused(
-        (code, capsys.readouterr().err.splitlines(), ''), 'top_stocks.txt', "column 'tickers'", 'no such file'
+        (code, capsys.readouterr().err.splitlines(), ''),
+        'top_stocks.txt',
+        "column 'tickers'",
+        'no such file',
+        '--job=top_stocks',
     )
