@@ -334,9 +334,9 @@ def _with_rate(step, schedule):
 
 
 def _load_initial(state: dict, source: Path, like: Any) -> dict:
-    """The best parameters of another run, wherever path and shape agree."""
-    old = flatten(read_params(source).params)
-    taken = []
+    """The best parameters of another run and what it learnt beside them, wherever path and shape agree."""
+    weights = read_params(source)
+    old, taken = flatten({'params': weights.params, 'extra': weights.extra}), []
 
     def pick(path, leaf, target):
         name = path_of(path)
@@ -345,9 +345,10 @@ def _load_initial(state: dict, source: Path, like: Any) -> dict:
             return jax.device_put(old[name].astype(leaf.dtype), target.sharding)
         return leaf
 
-    params = jax.tree_util.tree_map_with_path(pick, state['params'], like['params'])
-    if not taken:
+    own, like = ({name: tree[name] for name in ('params', 'extra')} for tree in (state, like))
+    new = jax.tree_util.tree_map_with_path(pick, own, like)
+    count = sum(name.startswith('params/') for name in taken)
+    if not count:
         raise InputError('none of its parameters fits this model', file=source, remedy='check init_from')
-    log.say(f'took {len(taken)} of {len(jax.tree.leaves(params))} parameters from {source}')
-    ema = jax.tree.map(lambda x: x.copy(), params) if state['ema'] else {}
-    return state | {'params': params, 'ema': ema}
+    log.say(f'took {count} of {len(jax.tree.leaves(new["params"]))} parameters from {source}')
+    return state | new | {'ema': jax.tree.map(lambda x: x.copy(), new['params']) if state['ema'] else {}}

@@ -285,6 +285,13 @@ def test_init_from_takes_the_best_parameters_that_fit(finished, tmp_path, monkey
         train(experiment(**stay), tmp_path / 'other')
 
 
+def test_init_from_takes_what_was_learnt_beside_the_parameters(finished, tmp_path):
+    _, source, _ = finished
+    seen = read_params(source).extra['seen']
+    train(experiment(train__steps=3, init_from=str(source)), tmp_path)
+    assert seen > 0 and read_params(tmp_path).extra['seen'] == seen + 3 * 16
+
+
 def test_init_from_only_starts_a_run(finished, tmp_path):
     _, source, _ = finished
     level = {'optim__warmup_steps': 0, 'optim__final_learning_rate': 0.1}  # a rate that the length does not change

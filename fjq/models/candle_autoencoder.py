@@ -165,7 +165,10 @@ class AutoencoderTask:
         """Fits the normalisation to training rows and places the codes among their vectors by k-means.
 
         The averages start as if every code had been hit by its cluster's share of a batch, but with `compat` at zero.
+        Weights that were trained before (`init_from`) keep the normalisation and codes that they were trained with.
         """
+        if extra['updates'] > 0:
+            return params, extra
         x = dataset.training_features()
         extra = dict(extra) | {'mean': jnp.float32(x.mean(0)), 'std': jnp.float32(x.std(0))}
         extra['first_scale'] = jnp.float32(dataset.first_scale)

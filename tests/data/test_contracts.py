@@ -123,7 +123,7 @@ def test_one_contract_at_a_time_with_bars_of_both_at_the_roll_loses_none(capsys)
 
 
 def test_a_far_contract_that_a_file_starts_with_is_held_for_no_more_than_a_day():
-    """The far contract has the first row, and the one volume of the first stamp; it leads later on, and then for good."""
+    """The far contract has the first row, and the most volume of the first stamp; it leads again later."""
     spot, table = two_contracts(crossing=4)
     volume = table['volume'].to_numpy().copy()
     volume[:2] = np.where(table['instrument_id'].to_numpy()[:2] == 22, 5.0, 1.0)

@@ -70,6 +70,13 @@ def train(kind, steps, micro_batches=1, rate=1e-2):
     return task, state, losses
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_trained_tokenizer_starts_where_it_was(kind):
+    task, state, _ = train(kind, 2)
+    again = task.begin(state['params'], state['extra'], None)
+    assert again == (state['params'], state['extra'])
+
+
 def test_the_state_keeps_its_types():
     """A weakly typed number would compile every step twice."""
     task, params, extra = start('vq')
