@@ -60,7 +60,7 @@ class Garch(Baseline):
         if not ends or ends[0] < self.min_steps:
             held = ends[0] if ends else len(returns)
             raise Unavailable(f'{self.column!r} has {held} returns to fit, not {self.min_steps}')
-        steps, out = series.steps(self.steps), np.full((len(returns), series.target.shape[1]), np.nan)
+        spans, out = series.spans(self.steps), np.full((len(returns), series.target.shape[1]), np.nan)
         asked = np.concatenate([series.row_time, series.label_time]) if self.calibrate else series.row_time
         wanted = np.searchsorted(time, asked, side='right') - 1
         # A fit serves the steps up to the next one; the fit on the training span serves them all.
@@ -69,8 +69,8 @@ class Garch(Baseline):
             if not np.any((wanted >= first) & (wanted < last)):
                 continue
             parameters = fit_garch(returns[:end], self.dist)
-            out[first:last] = span_volatility(returns[:last], *parameters, steps)[first:]
-        return out
+            out[first:last] = span_volatility(returns[:last], *parameters, spans)[first:]
+        return out * np.sqrt(series.steps(self.steps) / spans)
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -38,6 +38,7 @@ class Series:
     target: np.ndarray
     label_end: np.ndarray | None
     train: np.ndarray
+    label_steps: np.ndarray | None = None  # [K, H], where the data say it
 
     def column(self, name: str, positive: bool = False) -> np.ndarray:
         """A column of the history [M]; `positive`: refuses values of zero or less."""
@@ -85,6 +86,16 @@ class Series:
         return _latest(self.time, values, self.label_time)
 
     def steps(self, given: tuple[float, ...]) -> np.ndarray:
+        """History steps whose variance a label sums [H]: those `given` in the config, or the mean of the training
+        labels, by the data's own account (1 where labels are annualised), else all that a label spans."""
+        if given or self.label_steps is None:
+            return self.spans(given)
+        used = np.isfinite(self.target) & self.train[:, None]
+        if not used.any(0).all():
+            raise Unavailable('a horizon has no training label to count steps by: set `steps`')
+        return np.where(used, self.label_steps, 0).sum(0) / used.sum(0)
+
+    def spans(self, given: tuple[float, ...]) -> np.ndarray:
         """History steps that a label spans [H]: those `given` in the config, or the mean of the training labels."""
         horizons = self.target.shape[1]
         if given:
@@ -186,11 +197,12 @@ def _make_series(history: dict, rows: dict, labels: dict) -> Series:
         target=np.where(merged['valid'], merged['target'], np.nan),
         label_end=_stamp(merged['label_end'], row_time) if 'label_end' in merged else None,
         train=merged['train'],
+        label_steps=merged.get('steps'),
     )
 
 
 def _label_table(table: dict) -> dict:
-    out = {name: np.asarray(table[name]) for name in ('time', 'target', 'valid', 'label_end') if name in table}
+    out = {name: np.asarray(table[name]) for name in ('time', 'target', 'valid', 'label_end', 'steps') if name in table}
     if out['target'].shape != out['valid'].shape or out['target'].shape[:1] != out['time'].shape:
         shapes = f'time {out["time"].shape}, target {out["target"].shape}, valid {out["valid"].shape}'
         raise InputError(f'rows of shapes {shapes} do not fit')

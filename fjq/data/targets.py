@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fjq.data.source import read_columns
+from fjq.data.source import column_names, read_columns
 from fjq.errors import InputError
 
 HORIZONS = (1, 5, 10, 30)
@@ -25,6 +25,8 @@ class Targets(NamedTuple):
     target: float64 [N, H], NaN where not valid.
     valid: bool [N, H].
     label_end: datetime64[D] [N, H], the last day that the label looks at, NaT where it looks at none.
+    steps: float64 [N, H], days whose variance the label sums: 1 where it is annualised.
+    short: bool [N, H], the window holds under 85 % of the usual rows.
     """
 
     dates: np.ndarray
@@ -32,6 +34,8 @@ class Targets(NamedTuple):
     target: np.ndarray
     valid: np.ndarray
     label_end: np.ndarray
+    steps: np.ndarray
+    short: np.ndarray
 
 
 def forward_rv(
@@ -81,39 +85,55 @@ def forward_rv(
     if calendar:
         label_end = dates + np.timedelta64(horizon_days, 'D')
         end = np.searchsorted(dates, label_end, side='right')
-        usual = horizon_days * TRADING_SHARE
     else:
         end = np.minimum(start + horizon_days, len(dates))
         label_end = np.where(end > start, dates[end - 1], np.datetime64('NaT', 'D'))
-        usual = float(horizon_days)
     n_rows = end - start
     # A running sum would be faster and not exact; the published labels are the sums of their own windows.
     variance = np.array([squares[a:b].sum() for a, b in zip(start, end, strict=True)], np.float64)
-    short = n_rows < SHORT * usual
     labelled = n_rows >= min_rows
     if short_windows == 'drop':
-        labelled &= ~short
-    rows = np.maximum(n_rows, 1)
-    if annualised:
-        variance /= rows
-    elif short_windows == 'rescale':
-        variance[short] *= (usual / rows)[short]
+        labelled &= ~is_short(n_rows, horizon_days, days)
+    steps = count_steps(n_rows, horizon_days, days=days, short_windows=short_windows, annualised=annualised)
+    variance *= steps / np.maximum(n_rows, 1)
     return np.where(labelled, np.sqrt(variance), np.nan), n_rows, label_end
+
+
+def usual_rows(horizon_days: int, days: str) -> float:
+    """Rows in a window where no day is missing."""
+    return horizon_days * (TRADING_SHARE if days == 'calendar' else 1.0)
+
+
+def is_short(n_rows: np.ndarray, horizon_days: int, days: str) -> np.ndarray:
+    """Whether windows hold so few rows that their sums are too low."""
+    return n_rows < SHORT * usual_rows(horizon_days, days)
+
+
+def count_steps(
+    n_rows: np.ndarray, horizon_days: int, *, days: str, short_windows: str, annualised: bool
+) -> np.ndarray:
+    """Days whose variance the label of each window sums, float64: its rows, unless `forward_rv` scaled the sum."""
+    if annualised:
+        return np.ones(n_rows.shape)
+    scaled = is_short(n_rows, horizon_days, days) & (short_windows == 'rescale')
+    return np.where(scaled, usual_rows(horizon_days, days), n_rows)
 
 
 def read_targets(
     path: str | os.PathLike,
     horizons: tuple[int, ...] = HORIZONS,
     *,
+    compute_labels: bool = False,
     days: str = 'calendar',
     min_rows: int | None = None,
     short_windows: str = 'keep',
     annualised: bool = False,
 ) -> Targets:
-    """Reads a realised-volatility file with the columns `date` and `daily_rv`, and makes its labels.
+    """Reads a realised-volatility file with the columns `date` and `daily_rv`, and its labels.
 
-    Where every option has its default and the file has a column `rv_{h}d_forward`, the labels are that column's; else
-    they are computed from `daily_rv` by `forward_rv`, whose options these are. No other column is ever taken.
+    Where every option has its default the labels are those of the column `rv_{h}d_forward`. With `compute_labels`, and
+    with any other option, they are computed from `daily_rv` by `forward_rv`, whose options these are. No other column
+    is ever taken.
 
     Raises:
       InputError: a missing column, a null, a date that is there twice or out of order, a volatility that is not
@@ -121,26 +141,35 @@ def read_targets(
     """
     if not horizons or len(set(horizons)) < len(horizons):
         raise InputError(f'horizons {horizons}', remedy='give at least one, each once')
-    names = {h: f'rv_{h}d_forward' for h in horizons}
-    kinds = {'date': 'any', 'daily_rv': 'number', **dict.fromkeys(names.values(), 'number')}
-    table = read_columns(path, kinds, optional=names.values())
+    options = {'days': days, 'min_rows': min_rows, 'short_windows': short_windows, 'annualised': annualised}
+    plain = days == 'calendar' and min_rows is None and short_windows == 'keep' and not annualised
+    published = {h: f'rv_{h}d_forward' for h in horizons} if plain and not compute_labels else {}
+    there = column_names(path)
+    for name in published.values():
+        if name not in there:
+            others = ', '.join(n for n in there if n.startswith('rv_') and n.endswith('_forward')) or 'none'
+            raise InputError(
+                f'no such column; the forward columns are: {others}',
+                file=path,
+                column=name,
+                remedy='set --config.data.compute_labels=true to compute it from daily_rv, or make the file with '
+                '--job=compute_rv',
+            )
+    table = read_columns(path, {'date': 'any', 'daily_rv': 'number', **dict.fromkeys(published.values(), 'number')})
     dates = _dates(table['date'], path)
     daily_rv = _positive(table['daily_rv'], path, 'daily_rv')
-    published = days == 'calendar' and min_rows is None and short_windows == 'keep' and not annualised
-    options = {'days': days, 'min_rows': min_rows, 'short_windows': short_windows, 'annualised': annualised}
-    columns, ends = [], []
-    for h, name in names.items():
-        values, _, label_end = forward_rv(dates, daily_rv, h, **options)
-        if published and name in table.column_names:
-            values = _positive(table[name], path, name, nulls=True)
+    parts = []
+    for h in horizons:
+        values, n_rows, label_end = forward_rv(dates, daily_rv, h, **options)
+        if h in published:
+            values = _positive(table[published[h]], path, published[h], nulls=True)
         if np.isnan(values).all():
             raise InputError(
                 f'no day has a label {h} days ahead', file=path, remedy='give a longer file or a shorter horizon'
             )
-        columns.append(values)
-        ends.append(label_end)
-    target = np.stack(columns, axis=1)
-    return Targets(dates, daily_rv, target, ~np.isnan(target), np.stack(ends, axis=1))
+        steps = count_steps(n_rows, h, days=days, short_windows=short_windows, annualised=annualised)
+        parts.append((values, ~np.isnan(values), label_end, steps, is_short(n_rows, h, days)))
+    return Targets(dates, daily_rv, *(np.stack(columns, axis=1) for columns in zip(*parts, strict=True)))
 
 
 def _dates(column: pa.ChunkedArray, path) -> np.ndarray:

@@ -71,7 +71,11 @@ def time_reading(data: Path, cache: str, rounds: int, steps: int) -> dict[str, l
 
     split = Split(train_end='2022-03-11', valid_end='2022-03-18', purge_days=0, embargo_days=0)
     config = TcnData(
-        root=str(data / 'index_data'), targets=str(data / 'spy_daily_rv.parquet'), split=split, horizons=(1,)
+        root=str(data / 'index_data'),
+        targets=str(data / 'spy_daily_rv.parquet'),
+        split=split,
+        horizons=(1,),
+        compute_labels=True,
     )
     dataset = config.open(cache, Parallel(workers=WORKERS.value))
     batches = dataset.train(0, Shard())

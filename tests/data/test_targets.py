@@ -84,7 +84,7 @@ def test_the_published_labels_are_reproduced_to_the_bit(data_dir):
 
 
 def test_the_real_file_is_read(data_dir):
-    targets = read_targets(data_dir / 'tcn' / 'spy_daily_rv.parquet', HORIZONS)
+    targets = read_targets(data_dir / 'tcn' / 'spy_daily_rv.parquet', HORIZONS, compute_labels=True)
     assert targets.target.shape == targets.valid.shape == targets.label_end.shape == (461, 4)
     assert targets.valid[:, 3].sum() == 441
     assert np.isnan(targets.target[~targets.valid]).all() and (targets.target[targets.valid] > 0).all()
@@ -114,10 +114,17 @@ def write(tmp_path):
 
 def test_the_own_column_of_the_horizon_is_used_and_no_other(write):
     path = write(rv_5d_forward=pa.array([0.7] * 30 + [None] * 10))
-    targets = read_targets(path, (5, 10))
-    np.testing.assert_array_equal(targets.target[:, 0], [0.7] * 30 + [np.nan] * 10)
-    computed = forward_rv(targets.dates, targets.daily_rv, 10)[0]
-    np.testing.assert_array_equal(targets.target[:, 1], computed)
+    np.testing.assert_array_equal(read_targets(path, (5,)).target[:, 0], [0.7] * 30 + [np.nan] * 10)
+    with pytest.raises(InputError) as error:
+        read_targets(path, (5, 10))
+    assert str(error.value).startswith(
+        f"{path}, column 'rv_10d_forward': no such column; the forward columns are: rv_5d_forward. Set "
+        '--config.data.compute_labels=true'
+    )
+    targets = read_targets(path, (5, 10), compute_labels=True)
+    for h, horizon in enumerate((5, 10)):
+        computed = forward_rv(targets.dates, targets.daily_rv, horizon)[0]
+        np.testing.assert_array_equal(targets.target[:, h], computed)
 
 
 def test_an_option_that_the_own_column_does_not_have_is_computed(write):
@@ -128,6 +135,21 @@ def test_an_option_that_the_own_column_does_not_have_is_computed(write):
             targets.target[:, 0], forward_rv(targets.dates, targets.daily_rv, 5, **options)[0]
         )
         assert not (targets.target == 0.7).any()
+
+
+@pytest.mark.parametrize('short_windows', ['keep', 'rescale'])
+@pytest.mark.parametrize('annualised', [False, True])
+@pytest.mark.parametrize('days', ['calendar', 'trading'])
+def test_a_label_of_constant_volatility_is_the_root_of_its_steps(write, short_windows, annualised, days):
+    dates = np.delete(_weekdays(60), [20, 21, 22, 23])[:40]
+    options = {'short_windows': short_windows, 'annualised': annualised, 'days': days}
+    targets = read_targets(write(date=pa.array(dates)), (5, 10), compute_labels=True, **options)
+    v = targets.valid
+    np.testing.assert_allclose(targets.target[v], 0.2 * np.sqrt(targets.steps[v]), rtol=1e-14)
+    assert (targets.short & v).any() == (days == 'calendar')  # a trading window with too few rows has no label
+    short = targets.short & v & (not annualised)
+    usual = np.broadcast_to([5 * 252 / 365.25, 10 * 252 / 365.25], v.shape)[short]
+    assert (targets.steps[short] == usual).all() == (short_windows == 'rescale' or not short.any())
 
 
 def test_constant_volatility_is_its_own_annualised_label():
@@ -142,7 +164,7 @@ def test_dates_of_other_types_are_read(tmp_path, kind):
     table = table.set_column(0, 'date', days.cast(pa.string()) if kind == 'text' else days)
     path = tmp_path / ('rv.csv' if kind == 'csv' else 'rv.parquet')
     (pacsv.write_csv if kind == 'csv' else pq.write_table)(table, path)
-    np.testing.assert_array_equal(read_targets(path, (5,)).dates, _weekdays(40))
+    np.testing.assert_array_equal(read_targets(path, (5,), compute_labels=True).dates, _weekdays(40))
 
 
 def _swapped() -> pa.Array:
@@ -181,7 +203,7 @@ def _rv(row: int, value: float | None) -> pa.Array:
 )
 def test_a_bad_file_is_refused_by_name(write, changes, message):
     with pytest.raises(InputError) as error:
-        read_targets(write(**changes), (5,))
+        read_targets(write(**changes), (5,), compute_labels='rv_5d_forward' not in changes)
     assert message in str(error.value) and 'rv.parquet' in str(error.value)
 
 
