@@ -26,7 +26,7 @@ from fjq.errors import InputError
 SUFFIXES = ('.parquet', '.csv.gz', '.csv')
 KINDS = ('any', 'text', 'number', 'integer', 'time', 'codes')
 ARROW = {'text': pa.dictionary(pa.int32(), pa.string()), 'number': pa.float64(), 'integer': pa.int64()}
-CSV = {**ARROW, 'codes': pa.string()}
+CSV = {**ARROW, 'integer': pa.float64(), 'codes': pa.string()}  # pandas writes integers with nulls as 0.0
 MAX_ROWS = 2**31 - 1  # rows of one file; ten times the largest day of option trades
 MAX_BYTES = 2**36  # decoded size that one file may claim
 BLOCK_ROWS = 2**20  # rows decoded at a time
@@ -151,8 +151,8 @@ def iter_columns(
     Args:
       path: a parquet, csv or csv.gz file.
       columns: names, or name -> kind. 'text' becomes dictionary<int32, string>, 'number' float64 (integers, decimals
-        and decimal text are accepted), 'integer' int64, 'time' stays an int64 or a timestamp, 'codes' is text in csv
-        and as it is in parquet, 'any' as it is.
+        and decimal text are accepted), 'integer' int64 (whole floats and their text are accepted, NaN is
+        null), 'time' stays an int64 or a timestamp, 'codes' is text in csv and as it is in parquet, 'any' as it is.
       optional: columns that may be absent.
       tickers: keep only these values of the column `ticker`.
 
@@ -192,6 +192,8 @@ def _present(
     if absent := [n for n in kinds if n not in names and n not in optional]:
         has = 'the columns are ' + ', '.join(names[:30])
         raise InputError('no such column', file=path, column=absent[0], remedy=has)
+    if twice := [n for n in kinds if names.count(n) > 1]:
+        raise InputError('the column is there twice', file=path, column=twice[0], remedy='keep one of the two')
     return {n: kind for n, kind in kinds.items() if n in names}
 
 
@@ -318,10 +320,14 @@ def _as_kind(values: pa.ChunkedArray, kind: str, path: str | os.PathLike, name: 
         return values.cast(ARROW['text'])
     if kind == 'number' and (pa.types.is_floating(t) or pa.types.is_integer(t) or pa.types.is_decimal(t)):
         return values.cast(pa.float64(), safe=False)
-    if kind == 'number' and (_is_text(t) or pa.types.is_dictionary(t) and _is_text(t.value_type)):
-        return _parse_numbers(values, path, name, first)
     if kind == 'integer' and pa.types.is_integer(t):
         return values.cast(pa.int64())
+    if kind in ('number', 'integer') and (_is_text(t) or pa.types.is_dictionary(t) and _is_text(t.value_type)):
+        values, t = _parse_numbers(values, path, name, first), pa.float64()
+        if kind == 'number':
+            return values
+    if kind == 'integer' and pa.types.is_floating(t):
+        return _to_integers(values, path, name, first)
     if kind == 'time' and pa.types.is_timestamp(t):
         return values
     if kind == 'time' and pa.types.is_integer(t):
@@ -339,6 +345,17 @@ def _parse_numbers(values: pa.ChunkedArray, path: Path, name: str, first: int) -
         bad = pc.invert(pc.fill_null(pc.match_substring_regex(text, number), True)).to_numpy()
         row = int(np.argmax(bad))
         raise InputError(f'{text[row].as_py()!r} is no number', file=path, column=name, row=first + row) from e
+
+
+def _to_integers(values: pa.ChunkedArray, path: str | os.PathLike, name: str, first: int) -> pa.ChunkedArray:
+    """Whole floats as int64, NaN as null."""
+    numbers = values.to_numpy().astype(np.float64)
+    bad = ~np.isnan(numbers) & (numbers != np.round(numbers))
+    bad |= np.isinf(numbers)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(f'{numbers[row]} is no whole number', file=path, column=name, row=first + row)
+    return pa.chunked_array([pa.array(numbers, from_pandas=True)]).cast(pa.int64())
 
 
 def _mask(values: pa.ChunkedArray, wanted: pa.Array) -> np.ndarray:

@@ -21,13 +21,14 @@ import pyarrow.compute as pc
 
 from fjq.data.conditions import DROPPED, has_condition
 from fjq.data.newyork import SECOND, dates_of, day_bounds, session_bounds, to_utc
-from fjq.data.source import Block, DayFile, cast_columns, column_names, date_of, iter_columns
+from fjq.data.source import Block, DayFile, cast_columns, column_names, iter_columns
 from fjq.errors import InputError
 
 STREAMS = ('stocks', 'options', 'index')
 SESSIONS = ('all', 'regular')
 OPTIONAL = frozenset({'correction', 'conditions'})  # columns that only some vendors have
-REASONS = ('ticker', 'correction', 'condition', 'session')
+REASONS = ('ticker', 'correction', 'condition', 'price', 'session')
+FIRST_DAY = np.datetime64('1980-01-01')  # no market data is older; integers in another unit than ns are
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -52,7 +53,7 @@ class Ticks(NamedTuple):
     names: tickers, ascending; there may be some without a tick.
     ticker: int32 [N], index into `names`.
     time: int64 [N], ns since 1970 UTC.
-    price: float64 [N], >= 0; 0 in an index means no print yet.
+    price: float64 [N], > 0; also 0 in an index, where it means no print yet.
     size: float64 [N], or None where the stream has none.
     """
 
@@ -68,7 +69,7 @@ class DayReport(NamedTuple):
     """What is in a daily file.
 
     rows: of the file. kept: those that count. dropped: reason -> rows. tickers: distinct ones among the kept.
-    first, last: times of the kept rows, ns since 1970 UTC. zero_prices: kept rows with price 0.
+    first, last: times of the kept rows, ns since 1970 UTC. zero_prices: kept rows with price 0, of an index.
     unsorted: kept rows that are earlier than the row before; reading puts them in order.
     """
 
@@ -98,7 +99,7 @@ def check_files(files: TickFiles) -> None:
 
 
 def read_tickers(path: str | os.PathLike, stream: str = '') -> tuple[str, ...] | None:
-    """The tickers of a file with one a line, in its order; None for an empty path.
+    """The tickers of a file with one a line, in its order; None for an empty path. Lines that start with # are notes.
 
     Raises:
       InputError: the file is named but absent, empty, or has a ticker twice.
@@ -106,9 +107,12 @@ def read_tickers(path: str | os.PathLike, stream: str = '') -> tuple[str, ...] |
     if not str(path):
         return None
     if not Path(path).is_file():
-        raise InputError('no such file', file=path, column='tickers', remedy='write one ticker a line, or name no file')
+        make = '' if stream == 'index' else ', or make the list with --job=top_stocks'
+        remedy = f'write one ticker a line{make}, or name no file'
+        raise InputError('no such file', file=path, column='tickers', remedy=remedy)
     text = Path(path).read_text(encoding='utf-8')
-    names = [_plain_name(line.strip(), stream) for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines()]
+    names = [_plain_name(line, stream) for line in lines if line and not line.startswith('#')]
     if not names:
         raise InputError('the file names no ticker', file=path, column='tickers', remedy='write one ticker a line')
     if twice := next((n for i, n in enumerate(names) if n in names[:i]), None):
@@ -131,14 +135,6 @@ def read_day(file: DayFile, files: TickFiles, tickers: Sequence[str] | None = No
     return collect_ticks(blocks, file.date, files, file.path)
 
 
-def check_day(path: str | os.PathLike, files: TickFiles, tickers: Sequence[str] | None = None) -> DayReport:
-    """Reads and verifies one daily file; raises what `read_day` raises."""
-    date = date_of(Path(path).name)
-    if date is None:
-        raise InputError('the name is no date', file=path, remedy='name it YYYY-MM-DD.parquet')
-    return read_day(DayFile(date, Path(path)), files, tickers)[1]
-
-
 def split_table(
     table: pa.Table, files: TickFiles, tickers: Sequence[str] | None = None
 ) -> list[tuple[Ticks, DayReport]]:
@@ -157,6 +153,15 @@ def split_table(
         _refuse_cell('the cell is empty', 'the table', time_column(files), row)
     time = _nanoseconds(stamp)
     dates = time.astype('datetime64[ns]').astype('datetime64[D]') if _is_naive(stamp) else dates_of(time)
+    if dates.min() < FIRST_DAY:
+        row = int(np.argmax(dates < FIRST_DAY))
+        raise InputError(
+            f'the time {stamp[row].as_py()} is of {dates[row]}',
+            file='the table',
+            column=time_column(files),
+            row=row,
+            remedy='give integers as nanoseconds since 1970 UTC, or timestamps',
+        )
     days = []
     for date in np.unique(dates):
         rows = np.flatnonzero(dates == date)
@@ -177,10 +182,10 @@ def collect_ticks(
         for name, values in _take(block, date, files, path, dropped).items():
             parts[name].append(values)
     # A day may fill much of the memory: what is joined and what is sorted replaces what it was made of.
-    names, ticker = _join_tickers(parts.pop('ticker'), files.stream)
+    names, ticker = _join_tickers(parts.pop('ticker'), files.stream, path)
     time, price = _join(parts.pop('time'), np.int64), _join(parts.pop('price'), np.float64)
     size = None if files.stream == 'index' else _join(parts.pop('size'), np.float64)
-    dropped['ticker'] = rows - len(time) - dropped['correction'] - dropped['condition'] - dropped['session']
+    dropped['ticker'] = rows - len(time) - sum(dropped.values())
     unsorted = int(np.count_nonzero(time[1:] < time[:-1]))
     if (order := sort_order(ticker, time)) is not None:
         ticker = ticker[order]
@@ -234,8 +239,7 @@ def _take(
     block: Block, date: datetime.date, files: TickFiles, path: str | os.PathLike, dropped: dict[str, int]
 ) -> dict[str, pa.ChunkedArray | np.ndarray]:
     """The rows of a block that count, verified: ticker, time in ns since 1970 UTC, price and size."""
-    for reason, keep in (('correction', _is_original), ('condition', _is_price)):
-        block = _count(block, keep(block.table, files, path), reason, dropped)
+    block = keep_trades(block, files, path, dropped)
     names = ['ticker', time_column(files), 'price' if 'price' in block.table.column_names else 'value']
     names += [] if files.stream == 'index' else ['size']
     for name in names:
@@ -247,6 +251,8 @@ def _take(
         if len(values) and not 0 <= values.min() <= values.max() < np.inf:  # NaN compares false
             i = int(np.argmax(~((values >= 0) & (values < np.inf))))
             _refuse_cell(f'{values[i]} is negative or not finite', path, name, block.row(i))
+    if files.stream != 'index':  # nobody trades at 0
+        block = _count(block, block.table['price'].to_numpy() > 0, 'price', dropped)
     empty = [_is_empty(chunk) for chunk in block.table['ticker'].chunks]
     if any(e.any() for e in empty):
         _refuse_cell('the cell is empty', path, 'ticker', block.row(np.argmax(np.concatenate(empty))))
@@ -257,6 +263,13 @@ def _take(
         block, time = _count(block, inside, 'session', dropped), time[inside]
     price, size = (*(block.table[n].to_numpy() for n in names[2:]), None)[:2]
     return {'ticker': block.table['ticker'], 'time': time, 'price': price, 'size': size}
+
+
+def keep_trades(block: Block, files: TickFiles, path: str | os.PathLike, dropped: dict[str, int]) -> Block:
+    """The block without what was corrected or cancelled and what is no price of the market, counted in `dropped`."""
+    for reason, keep in (('correction', _is_original), ('condition', _is_price)):
+        block = _count(block, keep(block.table, files, path), reason, dropped)
+    return block
 
 
 def _is_empty(tickers: pa.DictionaryArray) -> np.ndarray:
@@ -332,14 +345,30 @@ def _join(arrays: list[np.ndarray], dtype: type) -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays or [np.zeros(0, dtype)])
 
 
-def _join_tickers(parts: list[pa.ChunkedArray], stream: str) -> tuple[tuple[str, ...], np.ndarray]:
+def _join_tickers(
+    parts: list[pa.ChunkedArray], stream: str, path: str | os.PathLike
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Distinct names ascending, and the index of each row's name, int32."""
     chunks = [c for p in parts for c in p.chunks]
     if not chunks:
         return (), np.zeros(0, np.int32)
     joined = pa.chunked_array(chunks).unify_dictionaries()
-    names = [_plain_name(n, stream) for n in joined.chunk(0).dictionary.to_pylist()]
-    order = sorted(range(len(names)), key=names.__getitem__)
-    rank = np.empty(len(names), np.int32)
-    rank[order] = np.arange(len(names), dtype=np.int32)
-    return tuple(names[i] for i in order), rank[np.concatenate([c.indices.to_numpy() for c in joined.chunks])]
+    spelt = joined.chunk(0).dictionary.to_pylist()
+    names = [_plain_name(n, stream) for n in spelt]
+    codes = np.concatenate([c.indices.to_numpy() for c in joined.chunks])
+    if len(set(names)) < len(names):
+        _refuse_two_spellings(spelt, names, codes, path)
+    distinct, rank = np.unique(np.array(names, object), return_inverse=True)
+    return tuple(distinct), rank.astype(np.int32)[codes]
+
+
+def _refuse_two_spellings(spelt: list[str], names: list[str], codes: np.ndarray, path: str | os.PathLike) -> None:
+    used = np.flatnonzero(np.bincount(codes, minlength=len(names)))
+    seen: dict[str, str] = {}
+    for i in used:
+        if names[i] in seen:
+            both = ' and '.join(sorted((seen[names[i]], spelt[i])))
+            raise InputError(
+                f'{both} are one index', file=path, column='ticker', remedy='keep the ticks of one of them'
+            )
+        seen[names[i]] = spelt[i]

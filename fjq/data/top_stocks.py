@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fjq.data.source import iter_columns, list_days
-from fjq.data.ticks import read_tickers
+from fjq.data.ticks import OPTIONAL, REASONS, TickFiles, keep_trades
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.parallel import Parallel, run
 
 WEIGHTS = ('shares', 'dollars')
+NOTE = '# train_end='  # begins the first line of a list, before the last day that it knows
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -37,24 +38,17 @@ class Traded(NamedTuple):
 
 
 def top_stocks(
-    root: str | os.PathLike,
-    top_n: int,
-    until: datetime.date,
-    parallel: Parallel,
-    *,
-    by: str = 'shares',
-    on_bad_file: str = 'stop',
+    files: TickFiles, top_n: int, until: datetime.date, parallel: Parallel, *, by: str = 'shares'
 ) -> tuple[list[Traded], int]:
     """The `top_n` tickers with the largest sum of sizes, largest first; of equal sums the first by name.
 
-    Only the columns ticker and size (and price for dollars) are read. Files of days after `until` are not opened: a
-    list that knew them would hand the model the survivors.
+    Only the columns that this needs are read, and only trades counted that `read_day` keeps, at any hour. Files of days
+    after `until` are not opened: a list that knew them would hand the model the survivors.
 
     Args:
-      root: folder of daily trade files.
+      files: where the trades are and which count.
       until: the last day of the train split.
       by: what is summed, 'shares' or 'dollars'.
-      on_bad_file: 'stop', or 'skip' = say it and go on.
 
     Returns:
       the tickers, fewer than `top_n` where there are fewer; and how many files they come from.
@@ -62,25 +56,25 @@ def top_stocks(
     Raises:
       InputError: an unknown choice, no file up to `until`, a bad file, a null or a size that is not finite and >= 0.
     """
-    for field, value, choices in (('by', by, WEIGHTS), ('on_bad_file', on_bad_file, ('stop', 'skip'))):
+    for field, value, choices in (('by', by, WEIGHTS), ('on_bad_file', files.on_bad_file, ('stop', 'skip'))):
         if value not in choices:
             raise InputError(f'unknown choice {value!r}', column=field, remedy='choose one of ' + ', '.join(choices))
     if top_n < 1:
         raise InputError(f'the top {top_n} tickers', column='top_n', remedy='ask for at least one')
-    days = list_days(root)
-    files = [day.path for day in days if day.date <= until]
-    if not files:
+    days = list_days(files.root)
+    paths = [day.path for day in days if day.date <= until]
+    if not paths:
         raise InputError(
             f'no daily file up to the train end {until}; the first is of {days[0].date}',
-            file=root,
+            file=files.root,
             remedy='move the train end, or fetch earlier days',
         )
-    sums = run(partial(_sum_file, by, on_bad_file), files, parallel, what='sum sizes')
+    sums = run(partial(_sum_file, by, files), paths, parallel, what='sum sizes')
     bad = [fault for fault in sums if isinstance(fault, str)]
     for fault in bad:
         say('left out:', fault)
-    if len(bad) == len(files):
-        raise InputError(f'all {len(files)} files are bad', file=root, remedy='see above')
+    if len(bad) == len(paths):
+        raise InputError(f'all {len(paths)} files are bad', file=files.root, remedy='see above')
     total: dict[str, float] = {}
     traded: dict[str, int] = {}
     for part in sums:  # in the order of the days: the same floating-point sums wherever the files were read
@@ -89,45 +83,64 @@ def top_stocks(
                 total[ticker] = total.get(ticker, 0.0) + amount
                 traded[ticker] = traded.get(ticker, 0) + 1
     order = sorted(total, key=lambda ticker: (-total[ticker], ticker))
-    return [Traded(t, total[t], traded[t]) for t in order[:top_n]], len(files) - len(bad)
+    return [Traded(t, total[t], traded[t]) for t in order[:top_n]], len(paths) - len(bad)
 
 
-def write_list(tickers: Sequence[str], path: str | os.PathLike) -> None:
-    """Writes one ticker a line; the file is there whole or not at all."""
+def write_list(tickers: Sequence[str], path: str | os.PathLike, until: datetime.date) -> None:
+    """Writes one ticker a line after a note of the last day that it knows; whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
-    part.write_text(''.join(f'{ticker}\n' for ticker in tickers), encoding='utf-8')
+    part.write_text(''.join(f'{line}\n' for line in (f'{NOTE}{until}', *tickers)), encoding='utf-8')
     os.replace(part, path)
 
 
-def read_list(path: str | os.PathLike) -> tuple[str, ...]:
-    """The tickers of a file with one a line, in its order.
+def check_list(path: str | os.PathLike, until: datetime.date) -> None:
+    """Refuses a list that `write_list` made on days after `until`, the last of the train split: it would look ahead."""
+    with open(path, encoding='utf-8') as f:
+        head = f.readline().strip()
+    if head.startswith(NOTE) and head.removeprefix(NOTE) > str(until):
+        raise InputError(
+            f'the list knows days up to {head.removeprefix(NOTE)}, the train split ends on {until}',
+            file=path,
+            column='tickers',
+            remedy='make it again with --job=top_stocks and this --config.data.split.train_end',
+        )
+
+
+def last_whole_day(train_end: str) -> datetime.date:
+    """The last day that lies in the train split whole: a moment within a day leaves that day out.
 
     Raises:
-      InputError: the file is absent, empty, or has a ticker twice.
+      InputError: the text is no date.
     """
-    if not str(path):
-        raise InputError('no file of tickers is named', column='tickers', remedy='write one with --job=top_stocks')
-    return read_tickers(path)
+    try:
+        end = np.datetime64(train_end)
+        return (end.astype('datetime64[D]') - np.timedelta64(0 if len(train_end) == 10 else 1, 'D')).item()
+    except ValueError as e:
+        raise InputError(
+            f'{train_end!r} is no date', column='data.split.train_end', remedy='write it as 2022-12-31'
+        ) from e
 
 
-def _sum_file(by: str, on_bad_file: str, path: Path) -> dict[str, float] | str:
+def _sum_file(by: str, files: TickFiles, path: Path) -> dict[str, float] | str:
     """The sum of each ticker of one day, or what is wrong with the file."""
     try:
-        return _sum_sizes(by, path)
+        return _sum_sizes(by, files, path)
     except InputError as e:
-        if on_bad_file == 'stop':
+        if files.on_bad_file == 'stop':
             raise
         return str(e)
 
 
-def _sum_sizes(by: str, path: Path) -> dict[str, float]:
-    columns = {'ticker': 'text', 'size': 'number'} | ({'price': 'number'} if by == 'dollars' else {})
+def _sum_sizes(by: str, files: TickFiles, path: Path) -> dict[str, float]:
+    amounts = ('size', 'price') if by == 'dollars' else ('size',)
+    columns = {'ticker': 'text', **dict.fromkeys(amounts, 'number'), 'correction': 'integer', 'conditions': 'codes'}
     total: dict[str, float] = {}
-    for block in iter_columns(path, columns):
+    for whole in iter_columns(path, columns, optional=OPTIONAL):
+        block = keep_trades(whole, files, path, dict.fromkeys(REASONS, 0))
         amount = np.ones(block.table.num_rows)
-        for name in list(columns)[1:]:
+        for name in amounts:
             values = block.table[name].to_numpy()  # a null becomes NaN
             if (bad := ~((values >= 0) & (values < np.inf))).any():
                 row = int(np.argmax(bad))

@@ -49,8 +49,11 @@ class Split:
         Raises:
           InputError: a date that is none, ends out of order, or a part without rows.
         """
-        starts = _next_start(self.train_end, 'train_end'), _next_start(self.valid_end, 'valid_end')
-        return split_at(time, label_end, starts, purge=self.purge_days, embargo=self.embargo_days)
+        return split_at(time, label_end, self.starts(), purge=self.purge_days, embargo=self.embargo_days)
+
+    def starts(self) -> tuple[np.datetime64, np.datetime64]:
+        """The first moments of valid and of test."""
+        return _next_start(self.train_end, 'train_end'), _next_start(self.valid_end, 'valid_end')
 
 
 def split_at(time, label_end, starts, *, purge: float, embargo: float) -> Parts:
@@ -66,11 +69,14 @@ def split_at(time, label_end, starts, *, purge: float, embargo: float) -> Parts:
       InputError: starts out of order, or a part without rows.
     """
     time, last = _positions(time, label_end)
+    if not time.size:
+        raise InputError('there are no rows to split', column='split', remedy='give more data')
     limit = _limit(time, last, purge, embargo)
     valid_start, test_start = (_cast(s, time) for s in starts)
     if not valid_start < test_start:
         raise InputError(
-            f'valid starts at {valid_start} and test at {test_start}', remedy='put train_end before valid_end'
+            f'valid starts at {_show(valid_start)} and test at {_show(test_start)}',
+            remedy='put train_end before valid_end',
         )
     in_train, in_test = time < valid_start, time >= test_start
     in_valid = ~in_train & ~in_test
@@ -78,10 +84,11 @@ def split_at(time, label_end, starts, *, purge: float, embargo: float) -> Parts:
     parts = Parts(train, valid, in_test, (in_train & ~train) | (in_valid & ~valid))
     for name, rows, before in (('train', train, in_train), ('valid', valid, in_valid), ('test', in_test, in_test)):
         if not rows.any():
-            span = f'the data run from {time.min()} to {time.max()}' if time.size else 'there are no rows'
+            first, last, *cuts = (_show(t) for t in (time.min(), time.max(), valid_start, test_start))
+            span = f'the data run from {first} to {last}'
             lost = f', after {int(before.sum())} rows were purged' if before.any() else ''
             raise InputError(
-                f'the {name} part has no rows{lost}: it was cut at {valid_start} and {test_start}, {span}',
+                f'the {name} part has no rows{lost}: it was cut at {cuts[0]} and {cuts[1]}, {span}',
                 column='split',
                 remedy='move train_end and valid_end, or give more data',
             )
@@ -134,7 +141,7 @@ def walk_forward(
             train &= time >= start - _gap(window, time, 'window')
         if train.sum() < min_train:
             raise InputError(
-                f'the fold that starts at {start} has {int(train.sum())} rows to train on, fewer than {min_train}',
+                f'the fold of {_show(start)} has {int(train.sum())} rows to train on, fewer than {min_train}',
                 remedy='widen the window or lower min_train',
             )
         out.append(Fold(order[train[order]], order[((time >= start) & (time <= end))[order]]))
@@ -179,6 +186,11 @@ def _gap(amount: float, time: np.ndarray, name: str):
     if time.dtype.kind == 'M':
         return np.timedelta64(round(amount * 86_400_000_000_000), 'ns')
     return int(np.ceil(amount))
+
+
+def _show(moment) -> str:
+    """A position without the zeros that its unit adds."""
+    return str(np.datetime_as_string(moment, unit='auto') if np.asarray(moment).dtype.kind == 'M' else moment)
 
 
 def _cast(position, time: np.ndarray):

@@ -158,6 +158,8 @@ def test_changed_bytes_are_found_by_verify_and_by_the_reader(root):
     data[-1] ^= 1
     path.write_bytes(data)
     assert verify_bank(bank) == [f'{bank.days[2].folder}/weights.npy']
+    path.write_bytes(b'x' * len(data))
+    assert verify_bank(bank) == [f'{bank.days[2].folder}/weights.npy']
     (bank.folder / bank.days[2].folder / 'frame.npy').unlink()
     with pytest.raises(InputError, match='changed while it was in use'):
         bank.read(2, 'frame', 0, np.zeros(1, np.int32))
@@ -290,3 +292,13 @@ def test_checks_are_of_the_bytes(root):
     bank = build(root)
     assert bank.days[0].checks['time'] == zlib.crc32(bank.array(0, 'time').tobytes())
     assert bank.days[0].date == np.datetime64(datetime.date(2022, 2, 1))
+
+
+def test_what_is_odd_in_a_file_is_said(root):
+    price = 100 + np.random.Generator(np.random.Philox(1)).random(900)
+    price[:5] = 0
+    seconds = np.arange(900) // 3
+    seconds[[30, 60]] = seconds[[60, 30]]
+    wall = np.datetime64(f'{DATES[0]}T09:30', 'us') + seconds * np.timedelta64(1, 's')
+    write_day(root, DATES[0], price=price, timestamp=wall)
+    assert build(root).summary().endswith('; 5 rows at price 0, 2 rows out of order')

@@ -122,7 +122,7 @@ def test_missing_column_names_what_is_there(tmp_path):
 
 @pytest.mark.parametrize(
     'column, kind',
-    [('price', 'text'), ('ticker', 'integer'), ('price', 'integer'), ('price', 'time'), ('flag', 'number')],
+    [('price', 'text'), ('flag', 'integer'), ('price', 'time'), ('flag', 'number')],
 )
 def test_wrong_type_is_refused(tmp_path, column, kind):
     path = write(tmp_path / 'a.parquet', flag=[True] * 6)

@@ -7,12 +7,13 @@ import zoneinfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
 from fjq.data.newyork import dates_of, day_bounds, to_utc
 from fjq.data.source import DayFile, list_days
-from fjq.data.ticks import TickFiles, check_day, check_files, read_day, read_tickers, split_table
+from fjq.data.ticks import TickFiles, check_files, read_day, read_tickers, split_table
 from fjq.errors import InputError
 
 DATE = datetime.date(2022, 2, 1)
@@ -24,7 +25,7 @@ STOCKS = TickFiles(stream='stocks')
 def trades(**changes) -> dict:
     columns = {
         'ticker': ['B', 'B', 'A', 'A'],
-        'price': [10.0, 10.5, 20.0, 0.0],
+        'price': [10.0, 10.5, 20.0, 0.25],
         'size': [100, 200, 300, 400],
         'sip_timestamp': [OPEN + 5 * SEC, OPEN + 1, OPEN + 5 * SEC, OPEN],
     }
@@ -46,7 +47,7 @@ def rows_of(ticks) -> list[tuple]:
 
 def refused(file, files=STOCKS) -> str:
     with pytest.raises(InputError) as e:
-        check_day(file.path, files)
+        read_day(file, files)
     assert str(file.path) in str(e.value) and '\n' not in str(e.value)
     return str(e.value).removeprefix(str(file.path))
 
@@ -54,13 +55,13 @@ def refused(file, files=STOCKS) -> str:
 def test_trades_come_in_the_order_of_time_and_ticker(tmp_path):
     ticks, report = read_day(save(tmp_path, trades()), STOCKS)
     assert rows_of(ticks) == [
-        ('A', OPEN, 0.0, 400.0),
+        ('A', OPEN, 0.25, 400.0),
         ('B', OPEN + 1, 10.5, 200.0),
         ('A', OPEN + 5 * SEC, 20.0, 300.0),
         ('B', OPEN + 5 * SEC, 10.0, 100.0),
     ]
     assert ticks.ticker.dtype == np.int32 and ticks.time.dtype == np.int64
-    assert (report.rows, report.kept, report.tickers, report.zero_prices, report.unsorted) == (4, 4, 2, 1, 2)
+    assert (report.rows, report.kept, report.tickers, report.zero_prices, report.unsorted) == (4, 4, 2, 0, 2)
     assert (report.first, report.last) == (OPEN, OPEN + 5 * SEC)
 
 
@@ -91,7 +92,7 @@ def test_polygon_trades_with_every_column(tmp_path):
         f.write(text)
     ticks, report = read_day(DayFile(DATE, tmp_path / '2022-02-01.csv.gz'), STOCKS)
     assert rows_of(ticks) == [('NA', OPEN, 5.0, 7.0), ('AAA', OPEN + 2, 10.1, 0.0015), ('AAA', OPEN + 3, 10.0, 10.0)]
-    assert report.dropped == {'ticker': 0, 'correction': 2, 'condition': 1, 'session': 0}
+    assert report.dropped == {'ticker': 0, 'correction': 2, 'condition': 1, 'price': 0, 'session': 0}
     everything = TickFiles(stream='stocks', keep_corrections=(0, 1, 8), drop_conditions=())
     assert read_day(DayFile(DATE, tmp_path / '2022-02-01.csv.gz'), everything)[1].kept == 6
 
@@ -108,7 +109,7 @@ def test_polygon_trades_with_every_column(tmp_path):
 )
 def test_conditions_in_every_form(tmp_path, conditions):
     columns = trades(conditions=conditions, ticker=['O:MU240119C00080000'] * 4, correction=[0, 0, 0, 0])
-    report = check_day(save(tmp_path, columns).path, TickFiles(stream='options'))
+    report = read_day(save(tmp_path, columns), TickFiles(stream='options'))[1]
     assert report.dropped['condition'] == 1 and report.kept == 3
 
 
@@ -224,7 +225,7 @@ def test_a_day_where_no_row_counts_is_empty(tmp_path):
 
 
 def test_list_of_tickers(tmp_path):
-    (tmp_path / 'top.txt').write_text('MSFT\n\n AAPL \n')
+    (tmp_path / 'top.txt').write_text('# train_end=2022-01-31\nMSFT\n\n AAPL \n')
     assert read_tickers(tmp_path / 'top.txt') == ('MSFT', 'AAPL')
     assert read_tickers('') is None
     (tmp_path / 'index.txt').write_text('I:VIX\nSPX\n')
@@ -234,6 +235,8 @@ def test_list_of_tickers(tmp_path):
     for name, what in (('absent.txt', 'no such file'), ('none.txt', 'no ticker'), ('twice.txt', "'A' is there twice")):
         with pytest.raises(InputError, match=what):
             read_tickers(tmp_path / name)
+    with pytest.raises(InputError, match='--job=top_stocks'):
+        read_tickers(tmp_path / 'absent.txt', 'stocks')
 
 
 @pytest.mark.parametrize('field', ['stream', 'session', 'on_bad_file', 'zone'])
@@ -241,12 +244,6 @@ def test_unknown_choices_are_refused(field):
     with pytest.raises(InputError, match=f'{field}.*unknown|unknown.*{field}'):
         check_files(TickFiles(**{field: 'Nowhere'}))
     check_files(TickFiles())
-
-
-def test_a_name_that_is_no_date_is_refused(tmp_path):
-    save(tmp_path, trades()).path.rename(tmp_path / 'trades.parquet')
-    with pytest.raises(InputError, match='no date'):
-        check_day(tmp_path / 'trades.parquet', STOCKS)
 
 
 @pytest.mark.parametrize('naive', [True, False])
@@ -266,8 +263,58 @@ def test_a_table_of_several_days_is_split_by_new_york_days(tmp_path, naive):
 def test_real_files_are_sound(data_dir):
     days = list_days(data_dir / 'tcn' / 'index_data')
     assert len(days) == 43
-    reports = [check_day(d.path, TickFiles()) for d in days[:3]]
+    reports = [read_day(d, TickFiles())[1] for d in days[:3]]
     assert [r.rows for r in reports] == [r.kept for r in reports] and all(r.tickers in range(883, 900) for r in reports)
     assert all(r.first == day_bounds(r.date)[0] + 34_200 * SEC for r in reports)
-    holiday = check_day(next(d.path for d in days if d.date == datetime.date(2022, 2, 21)), TickFiles())
+    holiday = read_day(next(d for d in days if d.date == datetime.date(2022, 2, 21)), TickFiles())[1]
     assert (holiday.rows, holiday.tickers) == (129_030, 330)
+
+
+def test_a_trade_at_no_price_is_left_out_and_counted_an_index_may_have_none_yet(tmp_path):
+    ticks, report = read_day(save(tmp_path, trades(price=[10.0, 0.0, 20.0, 0.25])), STOCKS)
+    assert (report.kept, report.dropped['price'], report.zero_prices) == (3, 1, 0) and (ticks.price > 0).all()
+    index = {'ticker': ['VIX', 'VIX'], 'timestamp': [OPEN, OPEN + 1], 'price': [0.0, 20.0]}
+    report = read_day(save(tmp_path, index), TickFiles())[1]
+    assert (report.kept, report.dropped['price'], report.zero_prices) == (2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    'correction',
+    [
+        pa.array([0.0, None, float('nan'), 1.0]),
+        pa.array(['0', None, '0', '1']),
+        pa.array(['0.0', None, '0.0', '1.0']).dictionary_encode(),
+    ],
+    ids=['floats', 'text', 'float text'],
+)
+def test_corrections_may_be_whole_floats_and_text(tmp_path, correction):
+    report = read_day(save(tmp_path, trades(correction=correction)), STOCKS)[1]
+    assert (report.kept, report.dropped['correction']) == (3, 1)
+    pacsv.write_csv(pa.table(trades(correction=correction.cast(pa.string()))), tmp_path / '2022-02-01.csv')
+    assert read_day(DayFile(DATE, tmp_path / '2022-02-01.csv'), STOCKS)[1].dropped['correction'] == 1
+    bad = trades(correction=[0.0, 0.5, 0.0, 0.0])
+    assert "column 'correction', row 1: 0.5 is no whole number" in refused(save(tmp_path, bad))
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    twice = pa.table(trades()).append_column('price', pa.array([1.0] * 4))
+    pq.write_table(twice, tmp_path / '2022-02-01.parquet')
+    assert "column 'price': the column is there twice" in refused(DayFile(DATE, tmp_path / '2022-02-01.parquet'))
+    pacsv.write_csv(twice, tmp_path / '2022-02-01.csv')
+    assert "column 'price': the column is there twice" in refused(DayFile(DATE, tmp_path / '2022-02-01.csv'))
+    with pytest.raises(InputError, match="column 'price': the column is there twice"):
+        split_table(twice, STOCKS)
+
+
+def test_one_index_in_two_spellings_is_refused(tmp_path):
+    columns = {'ticker': ['I:SPX', 'SPX', 'VIX'], 'timestamp': [OPEN, OPEN, OPEN], 'price': [1.0, 1.0, 20.0]}
+    file = save(tmp_path, columns)
+    assert "column 'ticker': I:SPX and SPX are one index" in refused(file, TickFiles())
+    ticks = read_day(file, TickFiles(), ('VIX',))[0]  # the others are not read
+    assert ticks.names == ('SPX', 'VIX') and ticks.ticker.tolist() == [1]
+
+
+def test_times_in_another_unit_are_said_before_anything_else():
+    micro = pa.table(trades(sip_timestamp=[OPEN // 1000] * 4))
+    with pytest.raises(InputError, match="column 'sip_timestamp', row 0: .* is of 1970-01-19. Give .* nanoseconds"):
+        split_table(micro, STOCKS)

@@ -9,12 +9,18 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from fjq.data.top_stocks import Traded, read_list, top_stocks, write_list
+from fjq.data.ticks import TickFiles, read_tickers
+from fjq.data.top_stocks import Traded, check_list, write_list
+from fjq.data.top_stocks import top_stocks as pick
 from fjq.errors import InputError
 from fjq.parallel import Parallel
 
 INLINE = Parallel(workers=1)
 TRAIN_END = datetime.date(2022, 3, 8)
+
+
+def top_stocks(root, top_n, until, parallel, by='shares', **fields):
+    return pick(TickFiles(root=str(root), stream='stocks', **fields), top_n, until, parallel, by=by)
 
 
 def _write(root, date: datetime.date, trades: list[tuple[str, float, float]]) -> None:
@@ -119,18 +125,31 @@ def test_only_bad_files_are_an_error(tmp_path):
 
 def test_a_list_is_read_as_it_was_written(tmp_path):
     path = tmp_path / 'lists' / 'top.txt'
-    write_list(['SPY', 'AAPL', 'BRK.B'], path)
-    assert path.read_text() == 'SPY\nAAPL\nBRK.B\n'
-    assert read_list(path) == ('SPY', 'AAPL', 'BRK.B')
+    write_list(['SPY', 'AAPL', 'BRK.B'], path, TRAIN_END)
+    assert path.read_text() == '# train_end=2022-03-08\nSPY\nAAPL\nBRK.B\n'
+    assert read_tickers(path, 'stocks') == ('SPY', 'AAPL', 'BRK.B')
     assert [p.name for p in path.parent.iterdir()] == ['top.txt']
 
 
-def test_a_bad_list_is_refused(tmp_path):
+def test_a_list_that_knows_later_days_is_refused(tmp_path):
     path = tmp_path / 'top.txt'
-    for text, message in (('', 'names no ticker'), ('A\nB\nA\n', "'A' is there twice")):
-        path.write_text(text)
-        with pytest.raises(InputError, match=message):
-            read_list(path)
-    for absent in ('', tmp_path / 'absent.txt'):
-        with pytest.raises(InputError):
-            read_list(absent)
+    write_list(['SPY'], path, TRAIN_END)
+    check_list(path, TRAIN_END)
+    with pytest.raises(InputError, match="column 'tickers': the list knows days up to 2022-03-08, .* on 2022-03-07"):
+        check_list(path, TRAIN_END - datetime.timedelta(days=1))
+    path.write_text('SPY\n')
+    check_list(path, datetime.date(1990, 1, 1))  # made by hand: nobody knows from what
+
+
+def test_only_trades_that_the_reader_keeps_are_counted(tmp_path):
+    columns = {
+        'ticker': ['A', 'A', 'A', 'B'],
+        'price': [1.0] * 4,
+        'size': [1.0, 100.0, 100.0, 5.0],
+        'correction': [0, 8, 0, 0],  # 8: cancelled
+        'conditions': ['', '', '2', '12'],  # 2: average price
+    }
+    pq.write_table(pa.table(columns), tmp_path / f'{TRAIN_END}.parquet')
+    assert top_stocks(tmp_path, 2, TRAIN_END, INLINE)[0] == [Traded('B', 5.0, 1), Traded('A', 1.0, 1)]
+    everything = {'keep_corrections': (0, 8), 'drop_conditions': ()}
+    assert top_stocks(tmp_path, 1, TRAIN_END, INLINE, **everything)[0] == [Traded('A', 201.0, 1)]

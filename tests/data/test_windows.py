@@ -156,3 +156,11 @@ def test_bad_rows():
         split().parts(DAYS, ends[:-1])
     with pytest.raises(InputError, match='no rows'):
         split().parts(DAYS[:0], ends[:0])
+
+
+def test_dates_in_messages_have_no_zeros_of_their_unit():
+    time = np.arange('2022-02-01', '2022-03-01', dtype='datetime64[D]')
+    split = Split(train_end='2022-02-10', valid_end='2023-01-01', purge_days=0, embargo_days=0)
+    with pytest.raises(InputError) as error:
+        split.parts(time, time + np.timedelta64(1, 'D'))
+    assert 'cut at 2022-02-11 and 2023-01-02, the data run from 2022-02-01 to 2022-02-28.' in str(error.value)
