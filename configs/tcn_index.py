@@ -16,6 +16,7 @@ from fjq.data.tcn import TcnData
 from fjq.data.windows import Split
 from fjq.models.tcn import Tcn
 from fjq.models.tcn_variants import BASELINES, apply_variants
+from fjq.studies.label_windows import LabelWindows
 
 DATA = os.path.join(os.environ.get('FJQ_DATA', 'data'), 'tcn')
 
@@ -33,6 +34,6 @@ def get_config(variant: str = '') -> Experiment:
         ),
         optim=Optim(learning_rate=3e-4, final_learning_rate=1e-6, warmup_steps=100, weight_decay=1e-5),
         train=Train(steps=2000, eval_every=100, save_every=100, metric='qlike', patience=10),
-        evaluate=Evaluate(baselines=BASELINES, loss='qlike', overlap=21, block=42),
+        evaluate=Evaluate(baselines=BASELINES, studies=(LabelWindows(),), loss='qlike', overlap=0, block=0),
     )
     return apply_variants(config, variant)

@@ -73,6 +73,7 @@ class Dataset(Protocol):
     Where windows overlap so much that batches are better made on the device, a dataset may also define
       tables() -> {name: array}: what is put on every device once;
       gather(tables, batch) -> batch: a pure function; `train` and `batches` then only say where to look.
+    One that keeps files of its own may define verify(): raises InputError where they are not what was written.
     """
 
     def train(self, seed: int, shard: Shard):

@@ -9,7 +9,8 @@ a date means the end of that day.
 `rows`: the forecasts that are asked for: `time` [N], `id` [N] with several series, and the fields of `labels`.
 
 `labels`: the rows that may be fitted, as `Dataset.rows` gives them: `time` [K], `target` [K, H], `valid` [K, H],
-`label_end` [K, H], `id` [K]; with `train` [K] bool where some of them are later than the training span.
+`label_end` [K, H], `id` [K]; with `train` [K] bool where some of them are later than the training span, and `steps`
+[K, H] where a volatility is not the root of all squared steps that it spans (1 = annualised: of their mean).
 
 The answer is a law, most often `Point` or `Quantiles`, with leading axes [N, H], in units of the target and NaN where
 too little was known to forecast; no forecast reads anything that was not known at its row's time.
@@ -30,7 +31,7 @@ from fjq.baselines.constant import Constant, Zero
 from fjq.baselines.ewma import Ewma
 from fjq.baselines.garch import Garch, GarchT
 from fjq.baselines.har import Har, HarQuantiles
-from fjq.baselines.persistence import LastValue, Persistence
+from fjq.baselines.persistence import Persistence
 from fjq.baselines.quantiles import EmpiricalQuantiles, ScaledQuantiles
 from fjq.baselines.random_walk import Bootstrap, RandomWalk
 from fjq.baselines.seasonal import SeasonalQuantiles
@@ -48,7 +49,6 @@ __all__ = [
     'GarchT',
     'Har',
     'HarQuantiles',
-    'LastValue',
     'Persistence',
     'RandomWalk',
     'ScaledQuantiles',

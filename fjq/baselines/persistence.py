@@ -24,18 +24,6 @@ class Persistence(Baseline):
         return Point(series.at_rows(rms)[:, None] * np.sqrt(series.steps(self.steps)))
 
 
-@dataclasses.dataclass(kw_only=True)
-class LastValue(Baseline):
-    """Levels: the last value of a column at every horizon, the naive forecast of a price."""
-
-    name: str = 'last value'
-    column: str = 'close'
-
-    def forecast_series(self, series: Series) -> Point:
-        last = series.at_rows(series.column(self.column))
-        return Point(np.repeat(last[:, None], series.target.shape[1], 1))
-
-
 def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of the last `window` entries up to each [M]; NaN where one of them is absent."""
     out = np.full(len(values), np.nan)

@@ -26,6 +26,8 @@ from fjq.data.ticks import Ticks, sort_ticks
 from fjq.errors import InputError
 
 FEATURES = ('compat', 'v2')
+CHANNELS = 3  # features of a tick, of either kind: price, size, time
+SCALARS = 3  # figures of a frame: ticks, notional, volume
 UNITS = {'ms': SECOND // 1000, 's': SECOND, 'min': 60 * SECOND}
 BLOCK_TICKS = 2**15  # ticks worked on at a time
 RETURN_UNIT = 1e-3  # raw returns of 1e-4 would vanish beside the biases of the first convolution
@@ -82,8 +84,8 @@ def frame_day(
     ends = np.cumsum(pieces)
     total = int(ends[-1]) if len(ends) else 0
 
-    chunks = np.zeros((total * chunk_len, 3), np.float32)
-    scalars = np.zeros((len(start), 3), np.float32)
+    chunks = np.zeros((total * chunk_len, CHANNELS), np.float32)
+    scalars = np.zeros((len(start), SCALARS), np.float32)
     tickers = known = None
     if vocabulary is not None:
         places = {name: i for i, name in enumerate(vocabulary)}
@@ -115,7 +117,7 @@ def frame_day(
     weights = np.full(total, chunk_len, np.float32)
     weights[ends - 1] = counts - (pieces - 1) * chunk_len
     return Frames(
-        chunks=chunks.reshape(total, chunk_len, 3),
+        chunks=chunks.reshape(total, chunk_len, CHANNELS),
         weights=weights,
         frame=np.repeat(np.arange(len(start), dtype=np.int32), pieces),
         scalars=scalars,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from fjq.data import estimators
 from fjq.data.bar_ticks import Prices, read_bars
 from fjq.data.newyork import SECOND, dates_of, day_bounds, session_bounds, to_instant
-from fjq.data.source import DayFile, date_of, list_days
+from fjq.data.source import DayFile, date_of, iter_columns, list_days
 from fjq.data.synthetic.calendar import close_minute
 from fjq.data.targets import HORIZONS, forward_rv
 from fjq.data.ticks import TickFiles, read_day
@@ -29,6 +29,7 @@ MEASURES = ('variance', 'bipower', 'two_scale', 'tick_sum')
 SESSIONS = ('regular', 'all')
 ON_BAD_FILE = ('stop', 'skip')
 LONGEST_NIGHT = 4  # calendar days between two sessions over a long weekend; more is a hole in the data
+TICKERS_SHOWN = 10
 SPLIT = 0.4  # an overnight log return beyond this is a split or a wrong price
 
 
@@ -97,7 +98,9 @@ def compute_rv(options: ComputeRv, parallel: Parallel) -> pa.Table:
     for reason in sorted(set(reasons)):
         say(f'days left out, {reason}: {reasons.count(reason)}')
     if not kept:
-        raise InputError(f'no day of {options.ticker!r} is left', file=options.root, remedy='see why above')
+        absent = {day.left_out for day in days} == {f'no tick of {options.ticker}'}
+        remedy = _name_tickers(files[0], options) if absent else 'see why above'
+        raise InputError(f'no day of {options.ticker!r} is left', file=options.root, remedy=remedy)
     return _make_table(kept, options)
 
 
@@ -110,7 +113,16 @@ def check_options(options: ComputeRv) -> None:
             raise InputError(what, column=field, remedy='choose one of ' + ', '.join(known))
     if not options.root:
         raise InputError('no folder of trades or bars', column='root', remedy='name it')
-    if options.offset < 1 or options.interval % options.offset:
+    for field in ('interval', 'offset', 'days_per_year'):
+        if getattr(options, field) < 1:
+            raise InputError(f'{getattr(options, field)} is too few', column=field, remedy='make it 1 or more')
+    if not 0 <= options.min_share <= 1:
+        raise InputError(f'a share of {options.min_share}', column='min_share', remedy='give a number from 0 to 1')
+    if not options.horizons or min(options.horizons) < 1 or len(set(options.horizons)) < len(options.horizons):
+        raise InputError(
+            f'{options.horizons} are no horizons', column='horizons', remedy='give counts of days, each once'
+        )
+    if options.interval % options.offset:
         raise InputError(
             f'an interval of {options.interval} s and an offset of {options.offset} s',
             column='offset',
@@ -191,12 +203,21 @@ def _measure_file(options: ComputeRv, path: Path) -> list[Day]:
             return [measure_day(Prices(*part), day, options) for part, day in zip(parts, days, strict=True)]
         files = TickFiles(stream=options.stream, zone=options.zone, on_bad_file=options.on_bad_file)
         ticks, _ = read_day(DayFile(date_of(path.name), path), files, (options.ticker,))
+        if not len(ticks.time):
+            return [Day(ticks.date, left_out=f'no tick of {options.ticker}')]
         real = ticks.price > 0  # an index shows 0 before its first print
         return [measure_day(Prices(ticks.time[real], ticks.price[real]), ticks.date, options)]
     except InputError as e:
         if options.on_bad_file == 'stop':
             raise
         return [Day(date_of(path.name) or datetime.date.min, left_out=f'a bad file: {e}')]
+
+
+def _name_tickers(path: Path, options: ComputeRv) -> str:
+    """Some of what a file of ticks does hold, and what to do with it, for a message."""
+    names = sorted(next(iter_columns(path, {'ticker': 'text'})).table['ticker'].unique().drop_null().to_pylist())
+    shown = ', '.join(names[:TICKERS_SHOWN]) + (' and more' if names[TICKERS_SHOWN:] else '')
+    return f'{path.name} has {shown}: set data.rv.ticker to one, or data.rv.root to ticks of {options.ticker}'
 
 
 def _add_nights(days: list[Day], options: ComputeRv) -> list[Day]:

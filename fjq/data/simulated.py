@@ -7,6 +7,7 @@ from pathlib import Path
 from fjq.data.synthetic.market import Market
 from fjq.data.synthetic.simulate import simulate
 from fjq.data.tcn import TcnData, TcnDataset
+from fjq.errors import InputError
 from fjq.parallel import Parallel
 
 
@@ -18,6 +19,12 @@ class SimulatedTcnData(TcnData):
 
     def locate(self, cache: str | os.PathLike, parallel: Parallel) -> TcnData:
         """Simulates what is not there yet; the same settings on the simulated files."""
+        if self.stream not in self.market.what:
+            raise InputError(
+                f'the market simulates no {self.stream}, only ' + ', '.join(w for w in self.market.what if w != 'rv'),
+                column='data.stream',
+                remedy=f'use configs/tcn_{self.stream}.py',
+            )
         paths = simulate(Path(cache) / 'market', self.market, parallel)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(TcnData)}
         return TcnData(**fields | {'root': str(paths[self.stream]), 'targets': str(paths['rv'])})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fjq.data.bank import CLOSES, Framing, build_bank, frame_ticks
+from fjq.data.bank import CLOSES, Bank, Framing, build_bank, frame_ticks, verify_bank
 from fjq.data.fragments import (
     BatchSource,
     DayStore,
@@ -26,10 +26,10 @@ from fjq.data.fragments import (
 )
 from fjq.data.order import InOrder, Shuffled
 from fjq.data.realized import ComputeRv
-from fjq.data.targets import Targets, read_targets
+from fjq.data.targets import TRADING_SHARE, Targets, read_targets
 from fjq.data.ticks import TickFiles, check_files, read_tickers, split_table
-from fjq.data.top_stocks import TopStocks
-from fjq.data.windows import Split
+from fjq.data.top_stocks import TopStocks, check_list, last_whole_day
+from fjq.data.windows import Parts, Split, split_at, walk_forward
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.parallel import Parallel
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import grain  # costs 0.6 s and brings jax, which processes that frame days do not need
 
 SPLITS = ('train', 'valid', 'test', 'all')
+VALID_SHARE = 0.2  # of the days before a fold's test, the last ones, that validate
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -51,10 +52,13 @@ class TcnData(TickFiles):
     horizon_days: str = 'calendar'  # what a horizon counts: 'calendar' or 'trading'
     short_windows: str = 'keep'  # labels of windows with too few days: 'keep', 'drop' or 'rescale'
     annualised: bool = False  # divide each label's sum by its days
+    compute_labels: bool = False  # labels from daily_rv; else, with the plain settings above, from rv_{h}d_forward
     symbol: str = 'SPY'  # whose volatility it is: the `id` of the rows
     features: str = 'compat'  # 'compat' or 'v2', see fjq.data.frames
     frame: str = '10s'  # interval that makes a frame
     chunk_len: int = 256  # ticks in a chunk
+    fold: int = -1  # of a walk forward, from 0; -1 = the split by dates
+    folds: int = 5
     num_tickers: int = 0  # above 0: each tick's place in the file `tickers`, for an embedding of this size
     batch_rows: int = 20  # fragments in a batch
     chunk_buckets: tuple[int, ...] = (50, 100, 200)  # static chunks in a row; a fragment has at most the last
@@ -73,11 +77,14 @@ class TcnData(TickFiles):
           InputError: what is wrong with a file or a field.
         """
         self._check()
+        if self.tickers and self.fold < 0:
+            check_list(self.tickers, last_whole_day(self.split.train_end))
         labels = None
         if self.targets:
             labels = read_targets(
                 self.targets,
                 self.horizons,
+                compute_labels=self.compute_labels,
                 days=self.horizon_days,
                 short_windows=self.short_windows,
                 annualised=self.annualised,
@@ -123,9 +130,13 @@ class TcnData(TickFiles):
                 raise InputError(
                     f'{buckets} are no buckets', column=field, remedy='give ascending sizes such as (50, 100)'
                 )
-        for field in ('batch_rows', 'chunk_len'):
+        for field in ('batch_rows', 'chunk_len', 'folds'):
             if getattr(self, field) < 1:
                 raise InputError(f'{getattr(self, field)} is too few', column=field, remedy='make it 1 or more')
+        if not -1 <= self.fold < self.folds:
+            raise InputError(
+                f'no fold {self.fold} of {self.folds}', column='fold', remedy='count from 0, or -1 for none'
+            )
         tickers = read_tickers(self.tickers, self.stream)
         if self.num_tickers and (tickers is None or len(tickers) > self.num_tickers):
             raise InputError(
@@ -164,11 +175,15 @@ class TcnDataset:
         self.fragments: Fragments = cut_days(counts, config.chunk_buckets[-1], config.frame_buckets[-1], dates)
         shape = (len(dates), len(config.horizons))
         self._target, self._valid = np.full(shape, np.nan), np.zeros(shape, bool)
-        self._label_end = np.full(shape, 'NaT', 'datetime64[D]')
+        self._label_end, self._steps = np.full(shape, 'NaT', 'datetime64[D]'), np.full(shape, np.nan)
+        self._short, self._unended = np.zeros(shape, bool), np.zeros(shape, bool)
         if labels is not None:
             _, here, there = np.intersect1d(dates, labels.dates, return_indices=True)
             self._target[here], self._valid[here] = labels.target[there], labels.valid[there]
             self._label_end[here] = np.where(labels.valid[there], labels.label_end[there], np.datetime64('NaT', 'D'))
+            self._steps[here] = labels.steps[there]
+            self._short[here] = labels.short[there] & labels.valid[there]
+            self._unended[here] = self._label_end[here] > labels.dates[-1]  # NaT compares false
 
     def train(self, seed: int, shard: Shard) -> 'grain.MapDataset':
         """Endless; each epoch is a permutation of all fragments of all training days."""
@@ -203,7 +218,9 @@ class TcnDataset:
             yield DayBatches(self.dates[day], time, (source[i] for i in range(len(source))))
 
     def rows(self, split: str) -> dict[str, np.ndarray]:
-        """id, time [N] (the day; the forecast is made at its end), target, valid, label_end [N, H], horizon [H]."""
+        """id, time [N] (the day; the forecast is made at its end), horizon [H]; of the labels [N, H]: target, valid,
+        label_end; the steps (days) whose variance each sums; whether its window is short of days, and unended when
+        the file of volatility stops."""
         days = self._days(split)
         return {
             'id': np.full(len(days), self.config.symbol),
@@ -211,6 +228,9 @@ class TcnDataset:
             'target': self._target[days],
             'valid': self._valid[days],
             'label_end': self._label_end[days],
+            'steps': self._steps[days],
+            'short': self._short[days],
+            'unended': self._unended[days],
             'horizon': np.array(self.config.horizons),
         }
 
@@ -230,10 +250,19 @@ class TcnDataset:
         """Equal for equal batches, wherever the files are and whenever the bank was built."""
         c = self.config
         labels = hashlib.sha256(np.where(self._valid, self._target, -1).tobytes()).hexdigest()[:16]
-        fields = ('stream', 'horizons', 'features', 'frame', 'chunk_len', 'num_tickers', 'batch_rows')
+        fields = ('stream', 'horizons', 'features', 'frame', 'chunk_len', 'num_tickers', 'batch_rows', 'fold', 'folds')
         settings = {name: getattr(c, name) for name in (*fields, 'chunk_buckets', 'frame_buckets')}
         plain = {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items()}
         return {'chunks': self._content, 'labels': labels, **plain, 'split': dataclasses.asdict(c.split)}
+
+    def verify(self) -> None:
+        """Raises InputError where the chunk bank does not hold what was written to it."""
+        if isinstance(self.store, Bank) and (damaged := verify_bank(self.store)):
+            raise InputError(
+                f'{len(damaged)} arrays of the chunk bank are damaged',
+                file=self.store.folder / damaged[0],
+                remedy=f'remove {self.store.folder}: the next run frames its days again',
+            )
 
     def days_without_label(self) -> int:
         """Days with ticks that take no part in train, valid and test."""
@@ -257,8 +286,41 @@ class TcnDataset:
                 column='targets',
                 remedy='give a file whose dates overlap those of the ticks',
             )
-        parts = self.config.split.parts(self.dates[usable], self._label_end[usable])
-        return {name: usable[getattr(parts, name)] for name in ('train', 'valid', 'test')}
+        found = self._walk(usable) if self.config.fold >= 0 else self._split(usable)
+        parts = {name: usable[getattr(found, name)] for name in ('train', 'valid', 'test')}
+        if self.config.fold >= 0 and self.config.tickers:
+            check_list(self.config.tickers, (self.dates[parts['valid'][0]] - np.timedelta64(1, 'D')).item())
+        self._say_windows(parts)
+        return parts
+
+    def _split(self, usable: np.ndarray) -> Parts:
+        try:
+            return self.config.split.parts(self.dates[usable], self._label_end[usable])
+        except InputError as e:
+            if self.config.stream != 'index' or e.column != 'split':
+                raise
+            remedy = f'{e.remedy}; the variant :sample fits the public two months'
+            raise InputError(e.what, column=e.column, remedy=remedy) from e
+
+    def _walk(self, usable: np.ndarray) -> Parts:
+        """The fold's parts, rows of `usable`: a test block, and before it valid and train, purged like the split."""
+        c, time, end = self.config, self.dates[usable], self._label_end[usable]
+        gaps = {'purge': c.split.purge_days, 'embargo': c.split.embargo_days}
+        lost = round(sum(gaps.values()) * TRADING_SHARE)
+        least = max(len(usable) // (c.folds + 1) - lost, 1)
+        fold = walk_forward(time, end, folds=c.folds, min_train=least, **gaps)[c.fold]
+        cut = time[fold.train[int((1 - VALID_SHARE) * len(fold.train))]]
+        rows = np.concatenate([fold.train, fold.test])
+        parts = split_at(time[rows], end[rows], (cut, time[fold.test[0]]), **gaps)
+        return Parts(*(rows[part] for part in parts))
+
+    def _say_windows(self, parts: dict[str, np.ndarray]) -> None:
+        """Counts the labels whose windows lack days: their sums are too low."""
+        for what, flags in (('are short of days', self._short), ('end after the file does', self._unended)):
+            for h, horizon in enumerate(self.config.horizons):
+                counts = [f'{name} {flags[d, h].sum()} of {self._valid[d, h].sum()}' for name, d in parts.items()]
+                if any(flags[d, h].any() for d in parts.values()):
+                    say(f'labels {horizon} days ahead whose windows {what}: ' + ', '.join(counts))
 
     def _days(self, split: str) -> np.ndarray:
         if split not in SPLITS:

@@ -16,6 +16,7 @@ from flax import nnx
 from fjq.bridge import Pure
 from fjq.checkpoint import Weights
 from fjq.config import Experiment
+from fjq.data.frames import CHANNELS, SCALARS
 from fjq.errors import InputError
 from fjq.forecast import Point
 from fjq.metrics import huber, mae, mse, qlike
@@ -25,7 +26,7 @@ from fjq.nn.dense import Dense
 from fjq.nn.dropout import dropout
 from fjq.nn.norm import GroupNormOne, LayerNorm
 from fjq.optim import find_adam, make_schedule
-from fjq.task import Batch, Loss
+from fjq.task import Batch, Dataset, Loss
 
 LOSSES = ('huber', 'mse', 'l1', 'qlike')
 STREAMS = {'stocks': 'e_stk', 'options': 'e_opt', 'index': 'e_idx'}  # and what a consumer calls their vectors
@@ -38,11 +39,11 @@ class Tcn:
     """The encoder, the frame pooling and the head of one stream of ticks."""
 
     stream: str = 'index'  # 'stocks', 'options' or 'index': names the exported files
-    in_features: int = 3
+    in_features: int = CHANNELS
     hidden: int = 512  # channels of the convolutions
     layers: int = 12  # blocks; dilations 1, 2, ..., 2^(layers - 1). Seven already see a whole chunk
     d_model: int = 128  # width of a frame's vector
-    num_scalars: int = 3  # raw figures a frame: ticks, notional, volume
+    num_scalars: int = SCALARS  # raw figures a frame: ticks, notional, volume
     head_hidden: int = 256
     dropout: float = 0.1
     head_dropout: float = 0.1
@@ -63,6 +64,15 @@ class Tcn:
             raise InputError(f'task.loss is {self.loss!r}', remedy='choose one of ' + ', '.join(LOSSES))
         if self.dtype not in ('float32', 'bfloat16'):
             raise InputError(f'task.dtype is {self.dtype!r}', remedy='choose float32 or bfloat16')
+        sizes = ('hidden', 'layers', 'd_model', 'head_hidden', 'horizons', 'in_features', 'num_scalars', 'ticker_dim')
+        for field, least in (*((size, 1) for size in sizes), ('num_tickers', 0), ('remat_chunks', 0)):
+            if getattr(self, field) < least:
+                raise InputError(f'task.{field} is {getattr(self, field)}', remedy=f'make it {least} or more')
+        for field in ('dropout', 'head_dropout'):
+            if not 0 <= getattr(self, field) < 1:
+                raise InputError(f'task.{field} is {getattr(self, field)}', remedy='give a share from 0 to less than 1')
+        if not self.huber_delta > 0:
+            raise InputError(f'task.huber_delta is {self.huber_delta}', remedy='make it more than 0')
         return TcnTask(self)
 
 
@@ -206,11 +216,36 @@ class Model(nnx.Module):
 class TcnTask:
     """`fjq.task.Task` of a stream. A batch is what `fjq.data.tcn` documents."""
 
+    bound_to = ('features',)
+
     def __init__(self, config: Tcn):
         self.config = config
         self.pure = Pure(lambda rngs: Model(config, rngs=rngs))
         self.init = self.pure.init
         self.embedding = STREAMS[config.stream]
+
+    def check(self, dataset: Dataset) -> None:
+        """Raises InputError where the data are of another stream, or of other widths or horizons than the model."""
+        facts = dataset.fingerprint()
+        if facts['stream'] != self.config.stream:
+            raise InputError(
+                f'the data are of the stream {facts["stream"]} and the model of {self.config.stream}',
+                column='task.stream',
+                remedy=f'use configs/tcn_{self.config.stream}.py with this model',
+            )
+        wanted = {
+            'horizons': (len(facts['horizons']), f'one output a horizon, data.horizons={facts["horizons"]}'),
+            'num_tickers': (facts['num_tickers'], f'the vectors of data.num_tickers={facts["num_tickers"]}'),
+            'in_features': (CHANNELS, 'the features of a tick'),
+            'num_scalars': (SCALARS, 'the figures of a frame'),
+        }
+        for field, (count, why) in wanted.items():
+            if getattr(self.config, field) != count:
+                raise InputError(
+                    f'it is {getattr(self.config, field)}, not {count}: {why}',
+                    column=f'task.{field}',
+                    remedy=f'set --config.task.{field}={count}, or change the data',
+                )
 
     def loss(self, params, extra, batch: Batch, key) -> Loss:
         output_BxH, _ = self.pure.apply(params, extra, Model.__call__, batch, key)

@@ -9,6 +9,7 @@ from fjq.data.simulated import SimulatedTcnData
 from fjq.data.synthetic.market import scaled
 from fjq.data.tcn import TcnData
 from fjq.data.windows import Split
+from fjq.errors import InputError
 
 DEVICE = 'rtx5080'  # where no variant names one
 BASELINES = (
@@ -28,8 +29,9 @@ def apply_variants(config: Experiment, variant: str) -> Experiment:
     """Applies comma-separated variants, the device first.
 
     A device of fjq.data.profiles (`h100`, `cpu`, ...) sets the batch, the micro-batches and the precision.
-    `compat512` gives frame vectors of 512 as the original's code, `seven` stops at dilation 64, `simulated` and
-    `tiny` need no data, `sample` fits the two months of index data that are public.
+    `compat512` gives the shapes of the original's code: frame vectors of 512, and for stocks `tickers`, a vector for
+    each of the 100 most traded. `seven` stops at dilation 64, `simulated` and `tiny` need no data, `sample` fits the
+    two months of index data that are public.
 
     Raises:
       InputError: an unknown variant.
@@ -46,11 +48,25 @@ def _fit_device(config: Experiment, device: str) -> None:
     config.data.batch_rows, config.train.micro_batches = size.rows, size.micro_batches
     config.task.dtype = 'float32' if device == 'cpu' else 'bfloat16'
     if PROFILES[device].filter_stocks and config.data.stream == 'stocks':
-        config.data.tickers = f'runs/{config.name}/top_stocks.txt'  # where --job=top_stocks writes it
+        _read_top_stocks(config)
+
+
+def _read_top_stocks(config: Experiment) -> None:
+    """Only the tickers of the list that --job=top_stocks writes, in whatever workdir it runs."""
+    config.data.tickers = config.data.top.out = f'runs/{config.name}/top_stocks.txt'
 
 
 def _compat512(config: Experiment) -> None:
     config.task.d_model = 512
+    if config.data.stream == 'stocks':
+        _tickers(config)
+
+
+def _tickers(config: Experiment) -> None:
+    if config.data.stream == 'index':
+        raise InputError('the variant tickers is for trades', remedy='use configs/tcn_stocks.py')
+    _read_top_stocks(config)
+    config.task.num_tickers = config.data.num_tickers = config.data.top.top_n
 
 
 def _seven(config: Experiment) -> None:
@@ -68,7 +84,8 @@ def _signal(config: Experiment) -> None:
     """Ten years, so that a test of four can tell forecasters apart (launch/benchmarks/planted_signal.py). Nine indices,
     one chunk a frame, one frame a row. Settings were chosen on the validation year, see LOG.md."""
     _simulate(config, days=2520, train_end='2026-12-31', valid_end='2027-12-31', index_symbols=9)
-    config.data.horizons, config.data.frame, config.data.batch_rows = (5, 30), '25min', 64
+    config.data.horizons, config.data.compute_labels = (5, 30), True
+    config.data.frame, config.data.batch_rows = '25min', 64
     config.data.chunk_buckets, config.data.frame_buckets = (1,), (1,)
     _narrow(config)
     config.task.loss, config.optim.learning_rate = 'qlike', 2e-3
@@ -79,21 +96,21 @@ def _tiny(config: Experiment) -> None:
     """Seconds on two cores: one horizon of five days, 85 sessions, frames of 20 minutes. The index keeps all twelve
     blocks, so all keys of an export; the others have three, which compile in a third of the time."""
     _simulate(config, days=85, train_end='2022-03-25', valid_end='2022-04-22')
-    config.data.horizons, config.data.split.purge_days = (5,), 5
+    config.data.horizons, config.data.split.purge_days, config.data.compute_labels = (5,), 5, True
     config.data.chunk_buckets, config.data.frame_buckets = (10,), (10,)
     config.task.hidden, config.task.d_model, config.task.head_hidden = 8, 8, 8
     config.task.layers = 12 if config.data.stream == 'index' else 3
     config.optim.learning_rate, config.optim.warmup_steps = 1e-2, 2
     config.train.steps, config.train.eval_every, config.train.save_every, config.train.log_every = 12, 6, 3, 1
-    config.evaluate.overlap, config.evaluate.block, config.evaluate.draws = 4, 8, 200
+    config.evaluate.draws = 200
 
 
 def _sample(config: Experiment) -> None:
     """February and March 2022, minutes on two cores: the forty indices of volatility, equity and rates, five days
     ahead (30-day labels would leave nothing between the parts after purging)."""
-    config.data.horizons, config.data.tickers = (5,), 'configs/index_tickers.txt'
+    config.data.horizons, config.data.compute_labels = (5,), True
+    config.data.tickers = 'configs/index_tickers.txt'
     config.data.split = Split(train_end='2022-02-28', valid_end='2022-03-14', purge_days=5, embargo_days=0)
-    config.evaluate.overlap, config.evaluate.block = 4, 8
     config.data.frame, config.data.batch_rows, config.train.micro_batches = '600s', 8, 1
     config.data.chunk_buckets, config.data.frame_buckets = (20,), (20,)
     _narrow(config)
@@ -115,7 +132,8 @@ def _simulate(
     fields = {f.name: getattr(config.data, f.name) for f in dataclasses.fields(TcnData)}
     sizes = {'days': days, 'index_symbols': index_symbols, 'half_life': half_life}
     config.data = SimulatedTcnData(**fields, market=scaled('tiny', what=(stream, 'rv'), **sizes))
-    config.data.tickers, config.data.frame, config.data.batch_rows = '', '20min', 8
+    config.data.tickers, config.data.top.out, config.data.frame, config.data.batch_rows = '', '', '20min', 8
+    config.task.num_tickers = config.data.num_tickers = 0
     config.data.split = Split(train_end=train_end, valid_end=valid_end, purge_days=30, embargo_days=0)
     config.train.micro_batches, config.task.dtype = 1, 'float32'
     config.task.dropout = config.task.head_dropout = 0.0
@@ -123,6 +141,7 @@ def _simulate(
 
 _VARIANTS = {
     'compat512': _compat512,
+    'tickers': _tickers,
     'seven': _seven,
     'simulated': _simulated,
     'signal': _signal,

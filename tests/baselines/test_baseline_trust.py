@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from simulated_market import HORIZONS, M, leaf, select, split
 
-from fjq.baselines import Constant, EmpiricalQuantiles, Ewma, Garch, Har, LastValue, Persistence, Unavailable, Vix
+from fjq.baselines import Constant, EmpiricalQuantiles, Ewma, Garch, Har, Persistence, Unavailable, Vix
 from fjq.config import from_dict, to_dict
 from fjq.errors import InputError
 
@@ -26,7 +26,6 @@ NO_FIT = {
     'persistence': Persistence(),
     'persistence of returns': Persistence(column='close', kind='price'),
     'ewma of returns': Ewma(column='close', kind='price'),
-    'last value': LastValue(),
     'rolling quantiles': EmpiricalQuantiles(fit='expanding', window=60, stride=7),
 }
 ALL = {
@@ -109,7 +108,7 @@ def test_embargo_holds_labels_back(market):
         (Persistence(column='nothing'), "no column 'nothing', only close"),
         (Vix(column='empty'), 'no value'),
         (Garch(min_steps=5000), '5000'),
-        (LastValue(column='open'), "'open'"),
+        (Persistence(column='open'), "'open'"),
     ],
 )
 def test_what_is_absent_is_said(baseline, reason, market):
@@ -176,8 +175,8 @@ def test_rows_within_a_day_do_not_see_its_close(market):
     history, rows = market
     asked, labels = split(rows)
     noon = {'time': asked['time'].astype('datetime64[m]') + np.timedelta64(12, 'h')}
-    at_noon = LastValue().forecast(history, noon, labels).value[:, 0]
-    np.testing.assert_array_equal(at_noon, history['close'][419:-1])
+    at_noon = Persistence(window=1, steps=(1, 1)).forecast(history, noon, labels).value[:, 0]
+    np.testing.assert_allclose(at_noon, history['daily_rv'][419:-1])
     mean = Constant(fit='expanding').forecast(history, noon, rows).value
     evening = Constant(fit='expanding').forecast(history, asked, rows).value
     np.testing.assert_allclose(mean[1:], evening[:-1])

@@ -7,7 +7,7 @@ from arch import arch_model
 from simulated_market import HORIZONS, M, leaf, select, split
 
 from fjq import metrics
-from fjq.baselines import Constant, EmpiricalQuantiles, Ewma, Garch, Har, LastValue, Persistence, Vix
+from fjq.baselines import Constant, EmpiricalQuantiles, Ewma, Garch, Har, Persistence, Vix
 from fjq.baselines.ewma import ewma
 from fjq.baselines.garch import fit_garch, span_volatility
 
@@ -43,7 +43,7 @@ def test_filtered_quantiles_follow_volatility(market):
     np.testing.assert_allclose(law.values[9, 1], np.quantile(units[:, 1], law.levels) * sigma[429])
 
 
-def test_persistence_and_last_value(market):
+def test_persistence(market):
     history, rows = market
     asked, labels = split(rows)
     law = Persistence(steps=(5, 20.8)).forecast(history, asked, labels)
@@ -51,7 +51,6 @@ def test_persistence_and_last_value(market):
     np.testing.assert_allclose(law.value[0], rms * np.sqrt([5, 20.8]))
     counted = Persistence().forecast(history, asked, labels)
     np.testing.assert_allclose(counted.value[0], rms * np.sqrt(HORIZONS))
-    np.testing.assert_array_equal(LastValue().forecast(history, asked, labels).value[5], history['close'][[425, 425]])
     early = Persistence().forecast(history, select(rows, slice(0, 30)), labels)
     np.testing.assert_array_equal(np.isnan(early.value[:, 0]), np.arange(30) < 21)
 

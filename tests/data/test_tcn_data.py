@@ -14,9 +14,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from fjq.baselines import Ewma, Persistence
 from fjq.data.frames import frame_day
+from fjq.data.simulated import SimulatedTcnData
 from fjq.data.source import list_days
-from fjq.data.tcn import TcnData
+from fjq.data.synthetic.market import scaled
+from fjq.data.targets import read_targets
+from fjq.data.tcn import TcnData, TcnDataset
 from fjq.data.ticks import TickFiles, read_day
 from fjq.data.windows import Split
 from fjq.errors import InputError
@@ -328,6 +332,25 @@ def test_history_has_daily_volatility_and_closes(files, dataset):
         assert np.isnan(history[name.lower()][-1])  # a date without ticks
 
 
+@pytest.mark.parametrize('annualised', [False, True])
+@pytest.mark.parametrize('short_windows', ['keep', 'rescale'])
+def test_simple_baselines_of_constant_volatility_are_right_in_the_unit_of_the_label(
+    tmp_path, annualised, short_windows
+):
+    dates = np.busday_offset('2022-01-03', np.arange(180))
+    pq.write_table(pa.table({'date': dates, 'daily_rv': np.full(180, 0.2)}), tmp_path / 'rv.parquet')
+    options = {'annualised': annualised, 'short_windows': short_windows, 'compute_labels': True}
+    data = config(tmp_path, horizons=(7, 28), split=Split(train_end='2022-04-15', valid_end='2022-05-20', **NO_GAPS))
+    labels = read_targets(tmp_path / 'rv.parquet', (7, 28), **options)
+    dataset = TcnDataset(data, None, dates, [np.ones(1, int)] * 180, labels, {}, '')
+    rows, train = (dataset.rows(split) for split in ('test', 'train'))
+    for baseline in (Persistence(), Ewma()):
+        forecast = np.asarray(baseline.forecast(dataset.history(), rows, train).mean())
+        whole = rows['valid'] & (rows['steps'] == train['steps'][0])  # those at the end of the file are cut short
+        assert whole.sum(0).min() > 5
+        np.testing.assert_allclose(forecast[whole], rows['target'][whole], rtol=1e-6)
+
+
 def test_places_of_tickers_reach_the_batch(files):
     (files / 'top.txt').write_text('VIX\nSPX\n')
     d = open_data(files, tickers=str(files / 'top.txt'), num_tickers=5)
@@ -351,7 +374,7 @@ def test_what_makes_no_dataset(files, tmp_path):
     with pytest.raises(InputError, match='unknown split'):
         open_data(files).rows('tests')
     with pytest.raises(InputError, match='900 days ahead'):
-        open_data(files, horizons=(900,))
+        open_data(files, horizons=(900,), compute_labels=True)
     with pytest.raises(InputError, match='no label|has a label'):
         open_data(files, targets='').rows('train')
     later = pq.read_table(files / 'rv.parquet')
@@ -362,6 +385,72 @@ def test_what_makes_no_dataset(files, tmp_path):
     for changes in ({'chunk_buckets': ()}, {'frame_buckets': (4, 2)}, {'batch_rows': 0}, {'stream': 'bonds'}):
         with pytest.raises(InputError, match=next(iter(changes))):
             open_data(files, **changes)
+
+
+def test_two_months_are_told_of_the_variant_that_fits_them(files):
+    with pytest.raises(InputError, match='cut at 2023-01-01 and 2023-07-01, .* from 2022-02-01 to .* :sample fits'):
+        open_data(files, split=Split(train_end='2022-12-31', valid_end='2023-06-30', **NO_GAPS)).rows('train')
+
+
+def test_a_stream_that_the_market_does_not_simulate_is_refused(tmp_path):
+    split = Split(train_end='2022-02-14', valid_end='2022-02-18', **NO_GAPS)
+    data = SimulatedTcnData(stream='stocks', split=split, market=scaled('tiny', what=('index', 'rv')))
+    with pytest.raises(
+        InputError, match="column 'data.stream': the market simulates no stocks, only index.*tcn_stocks"
+    ):
+        data.open(tmp_path, ONE)
+
+
+def test_damage_that_keeps_the_size_is_found_on_demand(files, tmp_path):
+    dataset = config(files).open(tmp_path, ONE)
+    dataset.verify()
+    path = next(tmp_path.rglob('weights.npy'))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match='weights.npy: 1 arrays of the chunk bank are damaged. Remove '):
+        config(files).open(tmp_path, ONE).verify()
+
+
+def test_folds_walk_forward_and_leave_the_gaps(tmp_path):
+    dates = np.busday_offset('2021-01-04', np.arange(400))
+    rv = np.random.Generator(np.random.Philox(1)).uniform(0.1, 0.3, 400)
+    pq.write_table(pa.table({'date': dates, 'daily_rv': rv}), tmp_path / 'rv.parquet')
+    labels = read_targets(tmp_path / 'rv.parquet', (30,), compute_labels=True)
+    split = Split(train_end='2021-06-30', valid_end='2021-09-30', purge_days=30, embargo_days=5)
+    usable, tests = dates[labels.valid[:, 0]], []
+    for fold in range(4):
+        data = config(tmp_path, horizons=(30,), split=split, fold=fold, folds=4)
+        dataset = TcnDataset(data, None, dates, [np.ones(1, int)] * 400, labels, {}, '')
+        parts = {name: dataset.rows(name)['time'] for name in ('train', 'valid', 'test')}
+        for before, after in (('train', 'valid'), ('valid', 'test')):
+            assert parts[before][-1] + np.timedelta64(35, 'D') < parts[after][0]
+        tests.append(parts['test'])
+        assert dataset.fingerprint()['fold'] == fold
+    np.testing.assert_array_equal(np.concatenate(tests), usable[-sum(map(len, tests)) :])
+    assert len(usable) / 5 < min(map(len, tests)) + 20 and max(map(len, tests)) - min(map(len, tests)) <= 1
+    for fields in ({'fold': 5}, {'folds': 0}):
+        with pytest.raises(InputError, match='fold'):
+            config(tmp_path, **fields)._check()
+
+
+def test_labels_that_lack_days_are_counted_by_part(tmp_path, capsys):
+    dates = np.delete(np.busday_offset('2022-01-03', np.arange(180)), [40, 41, 42, 43, 44, 45])
+    pq.write_table(pa.table({'date': dates, 'daily_rv': np.full(174, 0.2)}), tmp_path / 'rv.parquet')
+    labels = read_targets(tmp_path / 'rv.parquet', (28,), compute_labels=True)
+    data = config(tmp_path, horizons=(28,), split=Split(train_end='2022-04-15', valid_end='2022-06-20', **NO_GAPS))
+    rows = {
+        s: TcnDataset(data, None, dates, [np.ones(1, int)] * 174, labels, {}, '').rows(s) for s in ('train', 'test')
+    }
+    said = capsys.readouterr().out
+    for split, r in rows.items():
+        end = r['time'] + np.timedelta64(28, 'D')
+        count = np.array([((dates > t) & (dates <= e)).sum() for t, e in zip(r['time'], end, strict=True)])
+        np.testing.assert_array_equal(r['short'][:, 0], count < 0.85 * 28 * 252 / 365.25)
+        np.testing.assert_array_equal(r['unended'][:, 0], end > dates[-1])
+        assert r['short'].any() and f'{split} {r["short"].sum()} of {len(end)}' in said
+    assert 'labels 28 days ahead whose windows are short of days: train' in said
+    assert f'end after the file does: train 0 of {len(rows["train"]["time"])}' in said
 
 
 def test_a_skipped_file_is_named_and_its_day_is_gone(files, tmp_path, capsys):
@@ -394,6 +483,7 @@ def test_the_real_sample(data_dir, tmp_path):
         targets=str(folder / 'spy_daily_rv.parquet'),
         split=split,
         horizons=(1,),
+        compute_labels=True,
         batch_rows=4,
     )
     d = data.open(tmp_path, ONE)

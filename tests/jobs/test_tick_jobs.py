@@ -1,7 +1,9 @@
 """The jobs that make the ticker list and the file of volatility, on a simulated market."""
 
+import dataclasses
 import datetime
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,15 +13,19 @@ from fjq.config import Experiment
 from fjq.data.realized import ComputeRv
 from fjq.data.targets import read_targets
 from fjq.data.tcn import TcnData
-from fjq.data.top_stocks import read_list, top_stocks
+from fjq.data.ticks import read_tickers
+from fjq.data.top_stocks import last_whole_day, top_stocks
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.jobs import compute_rv
 from fjq.jobs import top_stocks as top_stocks_job
+from fjq.launch import load_config
 from fjq.parallel import Parallel
+from fjq.task import Shard
 
 INLINE = Parallel(workers=1)
 TRAIN_END = '2022-02-08'
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope='module')
@@ -40,8 +46,9 @@ def config(trades):
 def test_the_list_is_that_of_the_train_days(config, trades, tmp_path, capsys):
     config.data.top.top_n = 5
     top_stocks_job.run(config, tmp_path)
-    expected, files = top_stocks(trades, 5, datetime.date(2022, 2, 8), INLINE)
-    assert read_list(tmp_path / 'top_stocks.txt') == tuple(s.ticker for s in expected)
+    expected, files = top_stocks(config.data.tick_files(), 5, datetime.date(2022, 2, 8), INLINE)
+    assert read_tickers(tmp_path / 'top_stocks.txt') == tuple(s.ticker for s in expected)
+    assert (tmp_path / 'top_stocks.txt').read_text().startswith('# train_end=2022-02-08\n')
     lines = capsys.readouterr().out.splitlines()
     assert f'{files} files up to the train end 2022-02-08' in lines and files == 6
     first = expected[0]
@@ -50,10 +57,10 @@ def test_the_list_is_that_of_the_train_days(config, trades, tmp_path, capsys):
 
 
 def test_a_moment_inside_a_day_leaves_the_day_out():
-    assert top_stocks_job.last_whole_day('2022-02-08') == datetime.date(2022, 2, 8)
-    assert top_stocks_job.last_whole_day('2022-02-08T12:00') == datetime.date(2022, 2, 7)
+    assert last_whole_day('2022-02-08') == datetime.date(2022, 2, 8)
+    assert last_whole_day('2022-02-08T12:00') == datetime.date(2022, 2, 7)
     with pytest.raises(InputError, match="'soon' is no date"):
-        top_stocks_job.last_whole_day('soon')
+        last_whole_day('soon')
 
 
 @pytest.mark.parametrize(
@@ -87,3 +94,27 @@ def test_an_own_folder_and_file_are_used(config, trades, tmp_path):
 def test_a_config_of_another_family_is_refused(job, tmp_path):
     with pytest.raises(InputError, match='Use a config of the TCN'):
         job.run(Experiment(name='other', task=None, data=None, parallel=INLINE), tmp_path)
+
+
+def test_the_list_that_a_config_reads_is_the_one_that_the_job_writes(trades, tmp_path, monkeypatch):
+    """In whatever workdir the job runs; and a list of later days than the train split is refused."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config(ROOT / 'configs' / 'tcn_stocks.py', 'cpu,tickers')
+    config.data = dataclasses.replace(config.data, root=str(trades), targets='', frame='20min')
+    config.parallel, config.data.split.train_end = INLINE, TRAIN_END
+    with pytest.raises(InputError, match='--job=top_stocks'):
+        config.data.open(tmp_path / 'cache', INLINE)
+    top_stocks_job.run(config, tmp_path / 'anywhere')
+    dataset = config.data.open(tmp_path / 'cache', INLINE)
+    config.task.build().check(dataset)
+    assert dataset.batches('all', Shard())[0]['tickers'].max() >= 0
+    config.data.split.train_end = '2022-02-07'
+    with pytest.raises(InputError, match='the list knows days up to 2022-02-08, the train split ends on 2022-02-07'):
+        config.data.open(tmp_path / 'cache', INLINE)
+
+
+def test_ticks_without_the_ticker_say_so(config, tmp_path, capsys):
+    config.data.rv.ticker = 'NONE'
+    with pytest.raises(InputError, match='2022-02-01.parquet has .*SPY.*: set data.rv.ticker to one'):
+        compute_rv.run(config, tmp_path)
+    assert 'days left out, no tick of NONE: 9' in capsys.readouterr().out

@@ -1,6 +1,8 @@
 """The TCN: sizes, padding, pooling, options, memory."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,11 @@ import numpy as np
 import pytest
 
 from fjq.errors import InputError
+from fjq.launch import load_config
 from fjq.metrics import qlike
 from fjq.models import tcn
 from fjq.models.tcn import Model, Tcn
+from fjq.run import check_fit
 
 TINY = Tcn(hidden=8, layers=9, d_model=6, head_hidden=8)
 
@@ -203,3 +207,68 @@ def test_another_function_than_the_original_is_not_exported_as_the_original():
     for field in ('causal', 'masked'):
         with pytest.raises(InputError, match=f'task.{field}'):
             dataclasses.replace(TINY, **{field: True}).build().torch_files(None, None)
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [{n: 0} for n in ('hidden', 'layers', 'd_model', 'head_hidden', 'horizons', 'in_features', 'huber_delta')]
+    + [{'num_tickers': -1}, {'remat_chunks': -1}, {'huber_delta': -1.0}, {'dropout': 1.0}, {'head_dropout': -0.1}],
+)
+def test_sizes_that_make_no_model_are_refused(fields):
+    with pytest.raises(InputError, match='task.' + next(iter(fields))):
+        dataclasses.replace(TINY, **fields).build()
+
+
+class Facts:
+    def __init__(self, **changes):
+        self.facts = {'stream': 'index', 'horizons': [30], 'num_tickers': 0, 'features': 'compat'} | changes
+
+    def fingerprint(self):
+        return self.facts
+
+
+@pytest.mark.parametrize(
+    ('task', 'data', 'message'),
+    [
+        ({'stream': 'stocks'}, {}, "column 'task.stream': the data are of the stream index and the model of stocks"),
+        ({}, {'horizons': [1, 5]}, "column 'task.horizons': it is 1, not 2: .*Set --config.task.horizons=2"),
+        ({}, {'num_tickers': 100}, "column 'task.num_tickers': it is 0, not 100"),
+        ({'num_tickers': 2}, {'num_tickers': 8}, "column 'task.num_tickers': it is 2, not 8"),
+        ({'num_tickers': 100}, {}, "column 'task.num_tickers': it is 100, not 0"),
+        ({'in_features': 4}, {}, "column 'task.in_features': it is 4, not 3"),
+        ({'num_scalars': 5}, {}, "column 'task.num_scalars': it is 5, not 3"),
+    ],
+)
+def test_data_of_other_widths_are_refused(task, data, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(TINY, **task).build().check(Facts(**data))
+    TINY.build().check(Facts())
+
+
+def test_weights_are_bound_to_the_kind_of_features(tmp_path):
+    (tmp_path / 'manifest.json').write_text(json.dumps({'data': Facts().facts}))
+    check_fit(TINY.build(), Facts(), tmp_path)
+    with pytest.raises(InputError, match='trained with the features compat, the data have v2'):
+        check_fit(TINY.build(), Facts(features='v2'), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'variant', 'count'),
+    [
+        ('index', 'compat512', 18_595_073),
+        ('stocks', 'compat512', 18_629_441),
+        ('stocks', 'h100,compat512', 18_629_441),
+        ('options', 'compat512', 18_595_073),
+    ],
+)
+def test_compat512_has_the_shapes_of_the_original(name, variant, count):
+    config = load_config(Path(__file__).resolve().parents[2] / 'configs' / f'tcn_{name}.py', variant)
+    params, _ = jax.eval_shape(config.task.build().init, jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(params)) == count
+    assert config.data.num_tickers == config.task.num_tickers
+    assert bool(config.data.tickers) == (name == 'stocks') and config.data.top.out == config.data.tickers
+
+
+def test_the_variant_tickers_is_for_trades():
+    with pytest.raises(InputError, match='tcn_stocks'):
+        load_config(Path(__file__).resolve().parents[2] / 'configs' / 'tcn_index.py', 'tickers')
