@@ -61,15 +61,12 @@ class CandleWindowData(CandleFiles):
             if getattr(self, field) < 1:
                 raise InputError(f'{getattr(self, field)} is too few', column=field, remedy='make it 1 or more')
         check_decay(self.decay)
-        files = {f.name: getattr(self, f.name) for f in dataclasses.fields(CandleFiles)}
-        return CandleWindows(self, CandleFiles(**files).read(parallel))
+        return CandleWindows(self, self.read(parallel))
 
     def from_table(self, table: pa.Table) -> 'CandleWindows':
         """Candles in memory as rows of the split 'all'; the first volatility is that of the files."""
-        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(CandleFiles)}
-        files = CandleFiles(**settings)
-        scale = CandleWindows(self, files.read(Parallel(workers=1))).first_scale
-        return CandleWindows(self, CandleFiles(**settings | {'assets': ()}).from_table(table), scale)
+        scale = CandleWindows(self, self.read(Parallel(workers=1))).first_scale
+        return CandleWindows(self, self.as_kind(CandleFiles, assets=()).from_table(table), scale)
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import re
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from fjq.errors import InputError
 from fjq.log import say
 from fjq.parallel import Parallel, run
 
+T = TypeVar('T')
 ENDINGS = ('.csv', '.csv.gz', '.txt', '.parquet')
 _DOWNLOAD = re.compile(r'_\d{4}-\d{2}-\d{2}_\d{4}-\d{2}-\d{2}_\w+$')  # '{TICKER}_{first}_{last}_{interval}'
 
@@ -79,6 +81,11 @@ class CandleFiles(Quality):
             else:
                 good += [(candles, faults, file) for candles, faults in part]
         return self._collect(good)
+
+    def as_kind(self, kind: type[T], **changes) -> T:
+        """A `kind` of settings with those fields of these that it has, but for `changes`."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(kind) if hasattr(self, f.name)}
+        return kind(**fields | changes)
 
     def from_table(self, table: pa.Table) -> list[Candles]:
         """The assets of a table in memory with named columns; without a column of names there is one, `table`."""

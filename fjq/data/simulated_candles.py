@@ -37,8 +37,7 @@ class SimulatedTokenData(TokenData):
 
     def locate(self, cache: str | os.PathLike, parallel: Parallel) -> TokenData:
         """Simulates what is not there yet; the same settings on the simulated files."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(TokenData)}
-        return TokenData(**fields | {'path': str(self.write(Path(cache), parallel))})
+        return self.as_kind(TokenData, path=str(self.write(Path(cache), parallel)))
 
     def write(self, cache: Path, parallel: Parallel) -> Path:
         """The folder of the candles, one CSV an asset."""

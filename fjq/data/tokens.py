@@ -25,7 +25,7 @@ from fjq.errors import InputError
 from fjq.log import say
 from fjq.parallel import Parallel
 from fjq.task import Shard
-from fjq.tokenizers import Bins
+from fjq.tokenizers import Bins, Saved
 
 if TYPE_CHECKING:
     import grain  # costs 0.6 s and brings jax
@@ -76,13 +76,17 @@ class TokenData(CandleFiles):
         return dataset
 
     def from_table(self, table: pa.Table) -> 'TokenDataset':
-        """Candles in memory as a dataset with the split 'all'; the tokenizer is that of the files.
+        """Candles in memory as a dataset with the split 'all'; the tokenizer is that of the files, which are read where
+        it is fitted on them.
 
         Args:
           table: time, open, high, low, close, volume, and id with several assets.
         """
         self._check()
-        tokenizer, _ = self._open_tokenizer(self.candle_files().read(Parallel(workers=1)))
+        if isinstance(self.tokenizer, Saved):
+            tokenizer = self.tokenizer.open()
+        else:
+            tokenizer, _ = self._open_tokenizer(self.candle_files().read(Parallel(workers=1)))
         names = ['symbol' if name == 'id' else name for name in table.column_names]
         candles = self.candle_files().from_table(table.rename_columns(names))
         every = [Tokens(c, *encode(tokenizer, c), np.zeros(len(c), bool)) for c in candles]
@@ -90,15 +94,26 @@ class TokenData(CandleFiles):
 
     def candle_files(self) -> CandleFiles:
         """All files at `path`."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(CandleFiles)}
-        return CandleFiles(**fields | {'assets': ()})
+        return self.as_kind(CandleFiles, assets=())
 
     def _open_tokenizer(self, candles: list[Candles]) -> tuple[Any, list[np.ndarray]]:
-        """The tokenizer, and which candles of each asset are of the training span."""
+        """The tokenizer, and which candles of each asset are of the training span.
+
+        Raises:
+          InputError: it was fitted on candles after that span.
+        """
         time = np.concatenate([c.time for c in candles])
         in_train = self.split.parts(time, time).train
         train = np.split(in_train, np.cumsum([len(c) for c in candles])[:-1])
-        return self.tokenizer.open(candles, train), train
+        tokenizer = self.tokenizer.open(candles, train)
+        if tokenizer.fitted_until >= self.split.starts()[0]:
+            raise InputError(
+                f'the tokenizer was fitted on candles up to {tokenizer.fitted_until.astype("datetime64[s]")}, training '
+                f'ends with {self.split.train_end}',
+                column='data.split.train_end',
+                remedy='fit a tokenizer up to there, or train as long as it was fitted',
+            )
+        return tokenizer, train
 
     def _choose(self, ids: list[str]) -> list[int]:
         for name in self.assets:
@@ -220,11 +235,18 @@ class TokenDataset:
         }
 
     def say_what_it_is(self) -> None:
-        """One line of counts, and one where prompts of validation reach into training."""
+        """A line of counts, and one each where assets have no rows, the tokenizer looks ahead, or prompts of validation
+        reach into training."""
         c, parts = self.config, self._parts
         counts = ', '.join(f'{name} {len(parts[name]):,}' for name in ('train', 'valid', 'test'))
         train = sum(int(a.in_train.sum()) for a in self.assets)
         say(f'{len(self.assets)} assets, {self.tokenizer.vocabulary} tokens, {train:,} to train on; rows: {counts}')
+        ids = np.array([a.candles.id for a in self.assets])
+        for name, at in parts.items():
+            if absent := ids[np.setdiff1d(np.arange(len(ids)), self._asset[at])].tolist():
+                say(f'without rows in {name}: {", ".join(absent)}')
+        if self.tokenizer.looks_ahead:
+            say(f'the tokenizer {self.tokenizer.name} looks at the candle after each: no score on its tokens is honest')
         steps = [np.ptp(a.candles.time) / (len(a.id) - 1) for a in self.assets if len(a.id) > 1]
         days = c.context * max(steps) / DAY
         if c.split.embargo_days < days:

@@ -6,7 +6,6 @@ from fjq.baselines import Bootstrap, Constant, GarchT, RandomWalk
 from fjq.config import Experiment, vary
 from fjq.data.candles import CandleFiles
 from fjq.data.simulated_candles import PlantedTokenData, SimulatedTokenData
-from fjq.data.tokens import TokenData
 from fjq.data.windows import Split
 from fjq.studies.coverage import Coverage
 from fjq.studies.tokens import TokenScores
@@ -99,9 +98,8 @@ def _tiny(config: Experiment) -> None:
 
 
 def _simulate(config: Experiment, kind: type, **sizes) -> None:
-    of_files = {f.name for f in dataclasses.fields(CandleFiles)}  # simulated files have settings of their own
-    fields = {f.name: getattr(config.data, f.name) for f in dataclasses.fields(TokenData) if f.name not in of_files}
-    config.data = kind(**fields, **sizes)
+    own = {f.name: getattr(kind(split=config.data.split), f.name) for f in dataclasses.fields(CandleFiles)}
+    config.data = config.data.as_kind(kind, **own, **sizes)  # simulated files have settings of their own
 
 
 _VARIANTS = {

@@ -66,6 +66,9 @@ class TokenScores:
             f'{len(density)} tokens cost {ours} {bits[ours].mean():.4f} bits each, and the best Markov chain ({best}, '
             f'picked on the same tokens) {bits[best].mean():.4f}: {_verdict(ours, whole)}'
         ]
+        if dataset.tokenizer.looks_ahead:
+            name = dataset.tokenizer.name
+            sentences.append(f'The tokenizer {name} looks at the candle after each: no score on its tokens is honest.')
         paths = self._paths(judged, rows, mask)
         if paths:
             tables['Energy score of paths over all horizons, smaller is better'] = paths

@@ -6,14 +6,15 @@
     Learned(run='runs/...')            the autoencoder of a run of configs/microchat_tokenizer.py
     Saved(path='...')                  what a tokenizer's `save` or --job=tokenize wrote
 
-A tokenizer has `name`, `vocabulary`, `hash`, `decay`, and
+A tokenizer has `name`, `vocabulary`, `hash`, `decay`, `fitted_until`, `looks_ahead`, and
 
     encode(candles) -> int32 [N]                       scale(candles) -> float64 [N + 1]
     features(ids) -> float64 [..., 5]                  decode(ids [..., T], close, scale) -> OHLC [..., T, 4]
     log_density(candles, ids) -> float64 [N]           save(folder); load(folder) is its inverse
 
-The id of a candle depends on nothing that came after it, and, but through the volatility that scales its features, on
-nothing that came before. Ids are ordered by the return that they decode to.
+The id of a candle depends on nothing that came after it (but with `looks_ahead`, as the original's does), and, but
+through the volatility that scales its features, on nothing that came before. Ids are ordered by the
+return that they decode to.
 """
 
 import dataclasses
@@ -34,11 +35,11 @@ KINDS = {'bins': BinsTokenizer.load, 'learned': LearnedTokenizer.load}
 
 @dataclasses.dataclass(kw_only=True)
 class Saved:
-    """A tokenizer that was saved; nothing is fitted."""
+    """A tokenizer that was saved; nothing is fitted, and no candles are needed to open it."""
 
     path: str = 'runs/microchat_tokenizer/tokenizer'  # a folder
 
-    def open(self, candles: list[Candles], train: list[np.ndarray]) -> Tokenizer:
+    def open(self, candles: list[Candles] = (), train: list[np.ndarray] = ()) -> Tokenizer:
         return load(self.path)
 
 
@@ -57,4 +58,5 @@ def load(folder: str | Path) -> Tokenizer:
         raise InputError(f'it lacks {e}', file=folder, remedy='run --job=tokenize again') from e
     if tokenizer.hash != settings.get('hash'):
         raise InputError('the tokenizer is not what was saved', file=folder, remedy='run --job=tokenize again')
+    tokenizer.fitted_until = np.datetime64(settings.get('fitted_until', 'NaT'), 'ns')
     return tokenizer

@@ -10,7 +10,7 @@ import numpy as np
 
 from fjq.data.candles import Candles
 from fjq.errors import InputError
-from fjq.tokenizers.tokenizer import Tokenizer, first_scale, fit_spread, training_inputs
+from fjq.tokenizers.tokenizer import Tokenizer, first_scale, fit_spread, last_time, training_inputs
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -48,7 +48,9 @@ class Bins:
         table = np.where(rows > 0, sums / np.maximum(rows, 1), inputs.mean(0))
         middles = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])  # of bins that ties left empty
         table[:, 0] = np.where(rows[:, 0] > 0, table[:, 0], np.repeat(middles, self.ranges))
-        return BinsTokenizer(self.decay, first, edges, widths, table, fit_spread(inputs, ids, table))
+        tokenizer = BinsTokenizer(self.decay, first, edges, widths, table, fit_spread(inputs, ids, table))
+        tokenizer.fitted_until = last_time(candles, train)
+        return tokenizer
 
 
 class BinsTokenizer(Tokenizer):

@@ -13,7 +13,7 @@ import numpy as np
 from fjq.config import from_dict, to_dict
 from fjq.data.candles import Candles
 from fjq.errors import InputError
-from fjq.tokenizers.tokenizer import Tokenizer, fit_spread, training_inputs
+from fjq.tokenizers.tokenizer import Tokenizer, fit_spread, last_time, training_inputs
 
 SLICE = 4096  # candles encoded at once
 
@@ -55,7 +55,10 @@ def make_tokenizer(trained: Any, candles: list[Candles], train: list[np.ndarray]
     bare = LearnedTokenizer(trained.config.task, decay, first, arrays)
     inputs = training_inputs(candles, train, decay, first)
     spread = fit_spread(inputs, bare.encode_inputs(inputs), bare.table)
-    return LearnedTokenizer(trained.config.task, decay, first, arrays | {'spread': spread})
+    tokenizer = LearnedTokenizer(trained.config.task, decay, first, arrays | {'spread': spread})
+    valid_start, _ = trained.config.data.split.starts()
+    tokenizer.fitted_until = max(valid_start - np.timedelta64(1, 'ns'), last_time(candles, train))
+    return tokenizer
 
 
 class LearnedTokenizer(Tokenizer):
@@ -68,7 +71,7 @@ class LearnedTokenizer(Tokenizer):
         """config: a CandleAutoencoder; arrays: params/..., extra/... and `spread` [V, 4]."""
         import jax
 
-        self.config, self._arrays = config, arrays
+        self.config, self._arrays, self.looks_ahead = config, arrays, config.compat
         self._task = task = config.build()
         self._params, self._extra = (_nest(arrays, part) for part in ('params/', 'extra/'))
         self._encode = jax.jit(task.encode_ids)

@@ -25,9 +25,13 @@ class Tokenizer:
       hash: 16 hexadecimal digits of everything that decides ids and candles.
       decay: of the EWMA of squared returns that scales the inputs; 1.0 = the scale is 1.
       first_scale: the scale of an asset's first candle.
+      fitted_until: the time of the last candle that may have decided anything; NaT = of none, or it is not known.
+      looks_ahead: whether an id depends on candles after its own.
     """
 
     kind: str
+    fitted_until = np.datetime64('NaT', 'ns')
+    looks_ahead = False
 
     def __init__(self, name: str, decay: float, first_scale: float, table_Vx5: np.ndarray, spread_Vx4: np.ndarray):
         """table: what each id alone decodes to; spread: standard deviation of the free features around it."""
@@ -60,7 +64,7 @@ class Tokenizer:
         return candle_features(candles.ohlc()) / self.scale(candles)[:-1, None]
 
     def encode(self, candles: Candles) -> np.ndarray:
-        """int32 [N]: the id of each candle, of it and what came before it alone."""
+        """int32 [N]: the id of each candle, of it and what came before it (and after it with `looks_ahead`)."""
         return self.encode_inputs(self.inputs(candles))
 
     def scale(self, candles: Candles) -> np.ndarray:
@@ -92,9 +96,10 @@ class Tokenizer:
         from fjq.data.synthetic.files import atomic
 
         folder = Path(folder)
+        settings = {'kind': self.kind, 'hash': self.hash, 'fitted_until': str(self.fitted_until), **self.settings()}
         for name, content in (
             (ARRAYS, save({n: np.ascontiguousarray(v) for n, v in self.arrays().items()})),
-            (SETTINGS, json.dumps({'kind': self.kind, 'hash': self.hash, **self.settings()}, indent=1).encode()),
+            (SETTINGS, json.dumps(settings, indent=1).encode()),
         ):
             with atomic(folder / name) as part:
                 part.write_bytes(content)
@@ -132,6 +137,11 @@ def fit_spread(inputs_Nx5: np.ndarray, ids_N: np.ndarray, table_Vx5: np.ndarray)
     sums = np.stack([np.bincount(ids_N, s, minlength=len(table_Vx5)) for s in squares.T], -1)
     pooled = squares.mean(0)
     return np.maximum(np.sqrt((sums + PRIOR_ROWS * pooled) / (count + PRIOR_ROWS)), LEAST_SPREAD)
+
+
+def last_time(candles: list[Candles], train: list[np.ndarray]) -> np.datetime64:
+    """Of the training rows of all assets."""
+    return max(c.time[m].max() for c, m in zip(candles, train, strict=True) if m.any())
 
 
 def training_inputs(candles: list[Candles], train: list[np.ndarray], decay: float, first: float) -> np.ndarray:

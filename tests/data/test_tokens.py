@@ -14,7 +14,7 @@ from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.parallel import Parallel
 from fjq.task import Dataset, Shard
-from fjq.tokenizers import Bins
+from fjq.tokenizers import Bins, Saved
 
 WHOLE, ONE = Shard(), Parallel(workers=1)
 SPLIT = Split(train_end='2018-12-31', valid_end='2019-04-30', purge_days=0, embargo_days=3)
@@ -174,6 +174,44 @@ def test_what_comes_later_changes_no_token(data, cache, tmp_path, capsys):
     earlier = data.rows('all')['time'] <= day
     for name, values in all_rows(data, 'all').items():
         np.testing.assert_array_equal(values[earlier], all_rows(other, 'all')[name][earlier], err_msg=name)
+
+
+def test_a_tokenizer_of_later_candles_is_refused(data, cache, tmp_path):
+    """Saved, it is fitted until the end of its own training, whatever the data train on now."""
+    data.tokenizer.save(tmp_path)
+    saved = Saved(path=str(tmp_path))
+    assert settings(tokenizer=saved).open(cache, ONE).tokenizer.hash == data.tokenizer.hash
+    early = dataclasses.replace(SPLIT, train_end='2018-11-30')
+    with pytest.raises(InputError, match='fitted on candles up to 2018-12-2.*, training ends with 2018-11-30'):
+        settings(tokenizer=saved, split=early).open(cache, ONE)
+
+
+def test_a_tokenizer_that_looks_ahead_is_told(data, cache, monkeypatch, capsys):
+    assert 'looks ahead' not in capsys.readouterr().out
+    monkeypatch.setattr(type(data.tokenizer), 'looks_ahead', True)
+    settings().open(cache, ONE)
+    assert 'looks at the candle after each' in capsys.readouterr().out
+
+
+def test_assets_without_rows_are_named(cache, tmp_path, capsys):
+    """The first ends before validation, the last starts after training."""
+    whole = located(cache).candle_files().read(ONE)
+    for c, rows in zip(whole, (slice(0, 230), slice(None), slice(300, 450)), strict=True):
+        part = c.part(rows)
+        columns = {n.title(): getattr(part, n) for n in ('open', 'high', 'low', 'close', 'volume')}
+        table = pa.table({'Date': pa.array(part.time.astype('datetime64[D]')), **columns})
+        pa.csv.write_csv(table, tmp_path / f'{c.id}.csv')
+    dataclasses.replace(located(cache), path=str(tmp_path)).open(tmp_path / 'cache', ONE)
+    out = capsys.readouterr().out
+    assert f'without rows in train: {whole[2].id}\n' in out and f'without rows in valid: {whole[0].id}\n' in out
+
+
+def test_a_saved_tokenizer_needs_no_files_to_forecast_a_table(data, tmp_path):
+    data.tokenizer.save(tmp_path)
+    elsewhere = TokenData(path='nowhere', split=SPLIT, tokenizer=Saved(path=str(tmp_path)), context=16, horizons=(1, 5))
+    c = data.assets[0].candles
+    table = pa.table({'time': pa.array(c.time), **{n: getattr(c, n) for n in ('open', 'high', 'low', 'close')}})
+    np.testing.assert_array_equal(elsewhere.from_table(table).assets[0].id, data.assets[0].id)
 
 
 def test_tokens_are_made_once(data, cache, monkeypatch, capsys):

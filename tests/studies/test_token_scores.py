@@ -123,6 +123,14 @@ def test_a_model_that_knows_less_than_counting_is_said_to_be_worse(data, law):
     assert len(study.tables) == 3 and 'known is worse' in study.sentences[0]
 
 
+def test_a_tokenizer_that_looks_ahead_is_told_beside_its_scores(data, law, monkeypatch):
+    rows = data.rows('test')
+    judged = [Judged('known', Point(rows['target']), Point(rows['target']))]
+    monkeypatch.setattr(data.tokenizer, 'looks_ahead', True)
+    study = TokenScores(draws=50, block=5).run(trained(Known(law)), data, 'test', judged, rows, rows['valid'])
+    assert 'looks at the candle after each' in study.sentences[-1]
+
+
 def test_chains_are_tuned_on_what_is_not_scored(data):
     series = read_series(data.history())
     train, held_out = spans(data, 'test', series)

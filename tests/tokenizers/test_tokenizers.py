@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy import stats
 
 from fjq.data.candles import Candles
+from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.keys import make_key
 from fjq.models.candle_autoencoder import CandleAutoencoder
@@ -16,7 +18,7 @@ from fjq.paths import flatten
 from fjq.tokenizers import Bins, Learned, Saved, load
 from fjq.tokenizers.card import make_card, measure_noise, measure_stability, write_card
 from fjq.tokenizers.features import candle_features, ewma_scale, rebuild
-from fjq.tokenizers.learned import LearnedTokenizer
+from fjq.tokenizers.learned import LearnedTokenizer, make_tokenizer
 
 LENGTH, KNOWN = 600, 400
 
@@ -103,7 +105,7 @@ def test_ids_are_of_the_past_alone(tokenizer):
         assert ids.dtype == np.int32 and ids.shape == (LENGTH,) and scale.shape == (LENGTH + 1,)
         assert 0 <= ids.min() and ids.max() < tokenizer.vocabulary
         other = make_candles(seed=9, length=LENGTH - KNOWN, volatility=0.3)
-        grown = {f.name: np.r_[getattr(c, f.name)[:KNOWN], getattr(other, f.name)] for f in dataclasses.fields(c)[2:]}
+        grown = {f.name: np.r_[getattr(c, f.name)[:KNOWN], getattr(other, f.name)] for f in dataclasses.fields(c)[2:7]}
         for changed in (c.part(slice(0, KNOWN)), Candles(c.id, c.time, **grown)):
             np.testing.assert_array_equal(tokenizer.encode(changed)[:KNOWN], ids[:KNOWN])
             np.testing.assert_array_equal(tokenizer.scale(changed)[: KNOWN + 1], scale[: KNOWN + 1])
@@ -160,6 +162,33 @@ def test_saved_and_read_again(tokenizer, tmp_path):
     (tmp_path / 'tokenizer.safetensors').write_bytes(b'damaged')
     with pytest.raises(InputError, match='no tokenizer can be read'):
         load(tmp_path)
+
+
+def test_a_tokenizer_says_until_when_it_was_fitted_and_whether_it_looks_ahead(tmp_path):
+    bins = TOKENIZERS['bins']
+    assert bins.fitted_until == CANDLES[0].time[KNOWN - 1] and not bins.looks_ahead
+    bins.save(tmp_path)
+    assert load(tmp_path).fitted_until == bins.fitted_until
+    settings = json.loads((tmp_path / 'tokenizer.json').read_text())
+    assert settings.pop('fitted_until') == '2021-02-03T00:00:00.000000000'
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(settings))
+    assert np.isnat(load(tmp_path).fitted_until) and load(tmp_path).hash == bins.hash
+    compat = make_learned(compat=True)
+    assert compat.looks_ahead and not TOKENIZERS['vq'].looks_ahead
+    compat.save(tmp_path / 'compat')
+    assert load(tmp_path / 'compat').looks_ahead and np.isnat(load(tmp_path / 'compat').fitted_until)
+
+
+@pytest.mark.parametrize(
+    ('train_end', 'until'), [('2021-06-30', '2021-06-30T23:59:59.999999999'), ('2020', '2021-02-03')]
+)
+def test_learned_codes_are_of_their_own_training_and_of_the_spread(train_end, until):
+    split = Split(train_end=train_end, valid_end='2022', purge_days=0, embargo_days=0)
+    task = CandleAutoencoder(hidden=8, dim=4, codes=32).build()
+    params, extra = task.init(make_key(0, 'init'))
+    config = SimpleNamespace(task=task.config, data=SimpleNamespace(decay=0.94, split=split))
+    trained = SimpleNamespace(task=task, params=params, extra=extra, config=config)
+    assert make_tokenizer(trained, CANDLES, TRAIN).fitted_until == np.datetime64(until, 'ns')
 
 
 def test_the_hash_is_of_what_decides_ids():
