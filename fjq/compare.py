@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special, stats
 
 from fjq.errors import InputError
-from fjq.forecast import Law, Quantiles
+from fjq.forecast import Law, Quantiles, Samples
 
 _AT_ONCE = 1_000_000  # blocks that a bootstrap draws at a time
 
@@ -195,8 +195,9 @@ def model_confidence_set(
 def pit(law: Law, target, mask=None, seed: int | None = None) -> np.ndarray:
     """The probability integral transform F(y) of the entries that take part, flat: uniform when calibrated.
 
-    seed: spreads every jump of a discrete law uniformly over its height (Smith 1985), and the mass that `Quantiles`
-      hold on their outer values over the levels beyond them; None = no spreading.
+    seed: spreads every jump of a discrete law uniformly over its height (Smith 1985), the mass that `Quantiles`
+      hold on their outer values over the levels beyond them, and the rank among the n draws of `Samples`, which takes
+      n + 1 values, over 1 / (n + 1); None = no spreading.
     """
     target = np.asarray(target)
     keep = np.broadcast_to(np.asarray(True if mask is None else mask, bool), target.shape)
@@ -209,6 +210,9 @@ def pit(law: Law, target, mask=None, seed: int | None = None) -> np.ndarray:
     if isinstance(law, Quantiles):
         lower = np.where(upper >= 1, np.minimum(lower, law.levels[-1]), lower)
         upper = np.where(upper <= 0, law.levels[0], upper)
+    if isinstance(law, Samples):
+        n = law.values.shape[-1]
+        lower, upper = lower * n / (n + 1), (upper * n + 1) / (n + 1)
     return lower + np.random.Generator(np.random.Philox(seed)).uniform(size=upper.shape) * (upper - lower)
 
 

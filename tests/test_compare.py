@@ -7,7 +7,7 @@ import statsmodels.api as sm
 
 from fjq import compare
 from fjq.errors import InputError
-from fjq.forecast import Atoms, Mixture, Point, Quantiles
+from fjq.forecast import Atoms, Mixture, Point, Quantiles, Samples
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -157,6 +157,17 @@ def test_pit_of_a_discrete_law_is_spread():
     assert set(np.round(compare.pit(law, y), 4)) == {0.3333, 0.6667, 1.0}
     assert st.kstest(compare.pit(law, y, seed=0), 'uniform').pvalue > 0.01
     assert (compare.pit(Point(np.ones(4)), np.zeros(4), seed=0) == 0).all()
+
+
+@pytest.mark.parametrize('step', [0.0, 0.5])
+def test_pit_of_draws_from_the_law_is_uniform(step):
+    """The rank of the target among n draws takes n + 1 values, all as likely; `step` rounds, so that many are equal."""
+    x = rng(19).standard_normal((6000, 17)).astype(np.float32)
+    x = np.round(x / step) * np.float32(step) if step else x
+    law, y = Samples(x[:, 1:]), x[:, 0]
+    assert st.kstest(compare.pit(law, y, seed=0), 'uniform').pvalue > 0.01
+    assert st.kstest(compare.pit(law, y + 0.2, seed=0), 'uniform').pvalue < 1e-6
+    np.testing.assert_array_equal(compare.pit(law, y), (x[:, 1:] <= y[:, None]).mean(1))
 
 
 def test_kupiec_against_the_binomial():

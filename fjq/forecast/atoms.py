@@ -22,8 +22,11 @@ def _rank(sorted_xN: jax.Array, x_xK: jax.Array) -> jax.Array:
 class Samples(Law):
     """values [..., N]: independent draws of the model's law; N is static.
 
-    Quantiles interpolate between order statistics (type 7, as NumPy does) and CRPS is the fair form, unbiased
-    for the law that the draws came from (Ferro 2014), so scores of 20 and of 2,000 draws can be compared.
+    Scores of 20 and of 2,000 draws can be compared: CRPS is the fair form, unbiased for the law that the draws came
+    from (Ferro 2014), and the p-quantile lies at place p (N + 1) of the order statistics (type 6 of Hyndman and Fan
+    1996), below which one more draw falls with probability p; NumPy's default, type 7, makes intervals too short (of
+    16 draws those of 80 % cover 71 %). Straight lines between the draws leave 2 points at 16 and 0.2 at 64. Levels
+    below 1 / (N + 1) or above N / (N + 1) give the outermost draw: no interval covers more than (N - 1) / (N + 1).
     """
 
     values: jax.Array
@@ -44,7 +47,7 @@ class Samples(Law):
     @jax.jit
     def invert(self, p_xP: jax.Array) -> jax.Array:
         x = jnp.sort(as_float(self.values), axis=-1)
-        place = p_xP * (x.shape[-1] - 1)
+        place = jnp.clip(p_xP * (x.shape[-1] + 1) - 1, 0, x.shape[-1] - 1)
         left = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, max(x.shape[-1] - 2, 0))
         lo = jnp.take_along_axis(x, left, -1)
         hi = jnp.take_along_axis(x, jnp.minimum(left + 1, x.shape[-1] - 1), -1)

@@ -52,7 +52,7 @@ class Paths(NamedTuple):
 
     def quantiles(self) -> np.ndarray:
         """Of the close at each step [T, 5]."""
-        return np.quantile(self.candles[..., 3], LEVELS, axis=0).T
+        return np.quantile(self.candles[..., 3], LEVELS, axis=0, method='weibull').T
 
 
 def run(config: Experiment, workdir: Path) -> None:
