@@ -12,6 +12,7 @@ and parquet of any of these.
 
 import dataclasses
 import re
+import zoneinfo
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,11 +33,14 @@ from fjq.log import say
 TIMES = ('ts_event', 'window_start', 'datetime', 'timestamps', 'timestamp', 'time', 'date')  # in this order
 SYMBOLS = ('symbol', 'ticker')
 STAMPS = ('auto', 'start', 'end')
+CONTRACTS = 'instrument_id'
 NAMELESS = ('time', *FIELDS)
 FIXED_POINT = 1e-9  # unit of Databento's integer prices
 ABSENT = 2**63 - 1  # Databento's price that is none
 _COMPACT = r'^\d{8} \d{6}$'
-_OFFSET = r'\d{2}:\d{2}.*(Z|UTC|[+-]\d{2}:?\d{2})$'
+_INSTANT = r'^\d{9,}$|\d{2}:\d{2}.*(Z|UTC|[+-]\d{2}:?\d{2})$'
+_SLASHED = r'^(?P<first>\d{1,2})/(?P<second>\d{1,2})/(?P<year>\d{4})'
+_MONTH = 28  # days of the shortest
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -44,11 +48,11 @@ class BarFile:
     """A file of bars and how its stamps are meant."""
 
     path: str = ''  # .csv, .csv.gz, .txt or .parquet
-    symbol: str = ''  # the one to read; '' = the only one there
+    symbol: str = ''  # the one to read of a file with a column of them; '' = the only one there
     timezone: str = 'America/New_York'  # of the exchange: its midnight, its weekday, its hours
-    stamp_zone: str = ''  # of stamps without an offset, where it is another; '' = `timezone`
+    stamp_zone: str = ''  # of stamps without an offset, where it is another; '' = `timezone`, of NinjaTrader's UTC
     stamps: str = 'auto'  # whether a stamp is the 'start' or 'end' of its bar; 'auto' = end for NinjaTrader, else start
-    contracts: str = 'instrument_id'  # column of futures contract ids, where the file has it; '' = none
+    contracts: str = CONTRACTS  # column of futures contract ids, where the file has it; '' = none
 
     def read(self) -> Bars:
         """The bars of the file.
@@ -82,7 +86,8 @@ class BarFile:
         table, rows, name = self._select(table, names, file)
         if not table.num_rows:
             raise InputError('it holds no bar', file=file, remedy='give a file with rows')
-        zone = 'UTC' if vendor == 'ninja' else self.stamp_zone or self.timezone
+        exchange = find_zone(self.timezone)
+        zone = find_zone(self.stamp_zone or ('UTC' if vendor == 'ninja' else self.timezone), 'stamp_zone')
         column = _join_date(table, names) if time == names.get('time') and 'date' in names else table[time]
         stamps = _instants(column, file, time, zone)
         values = {field: _numbers(table, names, field, file) for field in FIELDS}
@@ -90,6 +95,9 @@ class BarFile:
             values |= {f: np.where(values[f] < ABSENT, values[f] * FIXED_POINT, np.nan) for f in FIELDS[:4]}
         check_values(values, rows, file)
         contracts = names.get(self.contracts.lower()) if self.contracts else None
+        if contracts is None and self.contracts not in ('', CONTRACTS):
+            what, remedy = f'no column is called {self.contracts!r}', nearest(self.contracts, table.column_names)
+            raise InputError(what, file=file, column='contracts', remedy=remedy)
         quotes = Quotes(stamps, _codes(table, contracts, file), rows, values)
         if contracts is None:
             check_order(stamps, rows, file, time)
@@ -97,7 +105,7 @@ class BarFile:
             quotes = sort_contracts(quotes, file, time)
         moments, first = np.unique(quotes.time, return_index=True)
         length = find_length(moments, quotes.row[first], file, time)
-        joined, rolls = join_contracts(quotes, find_zone(self.timezone))
+        joined, rolls = join_contracts(quotes, exchange)
         if rolls:
             bridged = sum(roll.bridged for roll in rolls)
             say(f'{Path(file).name}: {len(rolls)} rolls, {bridged} adjusted by both contracts at one instant')
@@ -114,7 +122,10 @@ class BarFile:
         rows = np.arange(table.num_rows)
         column = next((names[s] for s in SYMBOLS if s in names and s != self.contracts.lower()), None)
         if column is None:
-            return table, rows, self.symbol or (Path(file).name.split('.')[0] if file != 'the table' else 'table')
+            if self.symbol:
+                what = f'{self.symbol!r} is asked for, and no column names a symbol ({", ".join(SYMBOLS)})'
+                raise InputError(what, file=file, column='symbol', remedy='add one, or leave data.symbol empty')
+            return table, rows, Path(file).name.split('.')[0] if file != 'the table' else 'table'
         given = table[column].cast(pa.string())
         found = [str(s) for s in pc.unique(given).to_pylist()]
         if not self.symbol and len(found) > 1:
@@ -187,7 +198,7 @@ def _join_date(table: pa.Table, names: dict[str, str]) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(*parts, ' ')
 
 
-def _instants(column: pa.ChunkedArray, file, name: str, zone: str) -> np.ndarray:
+def _instants(column: pa.ChunkedArray, file, name: str, zone: zoneinfo.ZoneInfo) -> np.ndarray:
     """ns since 1970 UTC [N]; stamps without an offset are of `zone`."""
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
@@ -199,9 +210,42 @@ def _instants(column: pa.ChunkedArray, file, name: str, zone: str) -> np.ndarray
     if pa.types.is_temporal(kind):
         absolute = getattr(kind, 'tz', None) is not None
     else:
-        first = str(column[0].as_py())
-        absolute = bool(re.search(_OFFSET, first) or re.match(r'^\d{9,}$', first))
-    return time if absolute else to_instants(time, find_zone(zone))
+        text = column.cast(pa.int64()) if pa.types.is_floating(kind) else column
+        text = pc.utf8_trim_whitespace(text.cast(pa.string()))
+        absolute = _has_offsets(text, file, name)
+        _refuse_days_first(text, file, name)
+    return time if absolute else to_instants(time, zone)
+
+
+def _has_offsets(text: pa.ChunkedArray, file, name: str) -> bool:
+    """Whether stamps are instants: all of them, or none."""
+    given = pc.match_substring_regex(text, _INSTANT).to_numpy()
+    if (other := given != given[0]).any():
+        row = int(other.argmax())
+        has = ('has an offset', 'have none') if given[row] else ('has no offset', 'have')
+        what = f'{text[row].as_py()!r} {has[0]}, and the rows before it {has[1]}'
+        raise InputError(what, file=file, column=name, row=row, remedy='write all stamps with an offset, or none')
+    return bool(given[0])
+
+
+def _refuse_days_first(text: pa.ChunkedArray, file, name: str) -> None:
+    """Raises InputError where dates such as 02/01/2024 leap over months, read month first, and do not, day first."""
+    parts = pc.extract_regex(text, _SLASHED)
+    if parts.null_count:
+        return
+    year, one, two = (pc.struct_field(parts, [n]).cast(pa.int64()).to_numpy() for n in ('year', 'first', 'second'))
+    if two.max() > 12:
+        return
+    month = lambda place: (
+        (12 * (year - 1970) + place - 1).astype('datetime64[M]').astype('datetime64[D]').astype(np.int64)
+    )
+    leap = lambda days: np.diff(np.unique(days)).max(initial=0)
+    as_read = month(one) + two
+    if leap(as_read) >= _MONTH > leap(month(two) + one):
+        row = int((np.abs(np.diff(as_read)) >= _MONTH).argmax()) + 1
+        what = f'{text[row].as_py()!r} is a month from the row before it: these dates have days before months'
+        iso = (month(two) + one - 1)[0].astype('datetime64[D]')
+        raise InputError(what, file=file, column=name, row=row, remedy=f'write the first one as {iso}')
 
 
 def _codes(table: pa.Table, contracts: str | None, file) -> np.ndarray:

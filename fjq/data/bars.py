@@ -8,6 +8,7 @@ import numpy as np
 
 from fjq.data.sessions import MINUTE, find_zone, in_hours, to_wall
 from fjq.errors import InputError
+from fjq.log import say
 
 PRICES = ('open', 'high', 'low', 'close')
 FIELDS = (*PRICES, 'volume')
@@ -120,7 +121,7 @@ def resample(bars: Bars, minutes: int, timezone: str = 'UTC') -> Bars:
     """Bars of so many minutes, stamped with their start, counted from local midnight; one without trades is left out.
 
     The first open, highest high, lowest low, last close and sum of volumes of the bars that start in it. No bar joins
-    two contracts.
+    two contracts. The last bar is left out, and this is said, where what is in it ends before it does: it may go on.
 
     Raises:
       InputError: the minutes do not divide a day, or bars can not be put together from those given.
@@ -150,6 +151,13 @@ def resample(bars: Bars, minutes: int, timezone: str = 'UTC') -> Bars:
         'volume': np.add.reduceat(bars.volume, first),
         'piece': bars.piece[first],
     }
+    if start[-1] + width > bars.closed[-1]:
+        split[-1] = True
+        opens, until = (
+            np.datetime_as_string(t.astype('datetime64[ns]'), unit='m') for t in (start[-1], bars.closed[-1])
+        )
+        what = f'its last bar of {bars.length / MINUTE:g} ends at {until[-5:]}'
+        say(f'{bars.id}: the last bar of {minutes} minutes, {opens} UTC, is left out: {what}')
     return dataclasses.replace(bars, length=width, **{name: column[~split] for name, column in joined.items()})
 
 

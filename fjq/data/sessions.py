@@ -30,13 +30,13 @@ class Clock(NamedTuple):
     day_of_year: np.ndarray
 
 
-def find_zone(name: str) -> zoneinfo.ZoneInfo:
-    """Raises InputError where there is no such zone."""
+def find_zone(name: str, field: str = 'timezone') -> zoneinfo.ZoneInfo:
+    """Raises InputError where there is no such zone; `field` is where it was named."""
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as e:
         raise InputError(
-            f'no time zone is called {name!r}', column='timezone', remedy='name one such as America/New_York or UTC'
+            f'no time zone is called {name!r}', column=field, remedy='name one such as America/New_York or UTC'
         ) from e
 
 

@@ -162,6 +162,55 @@ def test_bad_tables():
         BarFile().from_table(missing)
 
 
+def test_stamps_have_an_offset_all_or_none():
+    """A row without one among others would be read in another zone."""
+    bars = rounded()
+    stamps = [f'{t}Z' for t in bars.time.astype('datetime64[ns]').astype('datetime64[s]').astype(str)]
+    read = lambda cells: BarFile().from_table(pa.table({'time': cells, **columns(bars)}))
+    assert read(stamps).time[7] == bars.time[7]
+    for first, other, what in (
+        (stamps, 7, "row 7: '2024-03-08T14:37:00' has no offset, and the rows before it have"),
+        ([t[:-1] for t in stamps], 9, "row 9: '2024-03-08T14:39:00Z' has an offset, and the rows before it have none"),
+    ):
+        mixed = list(first)
+        mixed[other] = mixed[other][:-1] if mixed[other][-1] == 'Z' else mixed[other] + 'Z'
+        with pytest.raises(InputError, match=f"column 'time', {what}"):
+            read(mixed)
+
+
+def test_an_epoch_of_any_type_is_an_instant():
+    bars = rounded()
+    for kind in (np.int64, np.float64):
+        got = BarFile().from_table(pa.table({'time': (bars.time // 10**9).astype(kind), **columns(bars)}))
+        np.testing.assert_array_equal(got.time, bars.time)
+
+
+def test_no_field_is_passed_over_in_silence(tmp_path):
+    bars = rounded()
+    ninja_trader(bars, tmp_path)
+    got = BarFile(path=str(tmp_path / 'x.txt'), stamp_zone='Asia/Shanghai').read()
+    np.testing.assert_array_equal(got.time, bars.time - 8 * 60 * MINUTE)
+    with pytest.raises(InputError, match="column 'stamp_zone': no time zone is called 'Pekin'"):
+        BarFile(stamp_zone='Pekin').from_table(table_of(bars))
+    with pytest.raises(InputError, match="column 'contracts': no column is called 'instrument'.*instrument_id"):
+        BarFile(contracts='instrument').from_table(table_of(bars, instrument_id=[1] * 40))
+    with pytest.raises(InputError, match="column 'symbol': 'ES' is asked for, and no column names a symbol"):
+        BarFile(symbol='ES').from_table(table_of(bars))
+
+
+@pytest.mark.parametrize('hours', [9, 10])
+def test_days_before_months_are_not_taken_for_months(hours):
+    """The first twelve days of a month, written day first, are the second of every month to an American."""
+    day = np.datetime64('2024-02-01') + np.arange(12).repeat(30)
+    bars = make_bars(day.astype('datetime64[ns]').astype(np.int64) + MINUTE * (60 * hours + np.tile(np.arange(30), 12)))
+    time = bars.time.astype('datetime64[ns]')
+    write = lambda form: [f'{t:{form}}' for t in time.astype('datetime64[s]').tolist()]
+    read = lambda form: BarFile(timezone='UTC').from_table(pa.table({'time': write(form), **columns(bars)}))
+    np.testing.assert_array_equal(read('%m/%d/%Y %H:%M').time, bars.time)
+    with pytest.raises(InputError, match="column 'time', row 30: '02/02/2024.*days before months.* Write .*2024-02-01"):
+        read('%d/%m/%Y %H:%M')
+
+
 BAD_FILES = {
     'empty.csv': ('', 'the file is empty'),
     'five.txt': ('2024-01-02 09:30:00,1,1,1,1\n', '5 columns and no header'),

@@ -55,7 +55,7 @@ def test_hours():
     for bad in ('9:30-16:00', '09:30', 'day'):
         with pytest.raises(InputError, match='no hours.*09:30-16:00'):
             in_hours(time, bad, zone)
-    with pytest.raises(InputError, match='no time zone'):
+    with pytest.raises(InputError, match="'timezone': no time zone"):
         find_zone('New York')
 
 
