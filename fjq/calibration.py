@@ -1,13 +1,14 @@
-"""Conformal calibration: intervals that cover what they promise, learnt on rows that the model was not trained on.
+"""Calibration: intervals that cover what they promise, learnt on rows that the model was not trained on.
 
 A method is a config dataclass of `Evaluate.calibration` with
 
     fit(law, rows) -> facts                what it learnt on the valid split, ready for JSON
-    apply(facts, law, rows) -> Quantiles   the law of further rows, at the method's levels
+    apply(facts, law, rows) -> Law         the law of further rows
 
-Both methods work on pairs of levels (p, 1 - p), each horizon apart, and leave the median alone. The score of a row is
-how far its target lies outside its interval, negative inside (CQR: Romano, Patterson and Candes 2019), as a share of
-the width (Sesia and Candes 2020), so that an interval is stretched, not shifted, and keeps following volatility.
+A point forecast has no intervals and gets them from `PastErrors`, whatever the config says. The conformal methods work
+on pairs of levels (p, 1 - p), each horizon apart, and leave the median alone. The score of a row is how far its target
+lies outside its interval, negative inside (CQR: Romano, Patterson and Candes 2019), as a share of the width (Sesia and
+Candes 2020), so that an interval is stretched, not shifted, and keeps following volatility.
 """
 
 import bisect
@@ -25,10 +26,12 @@ from fjq.checkpoint import write_atomic
 from fjq.compare import count_overlap
 from fjq.config import from_dict, to_dict
 from fjq.errors import InputError
-from fjq.forecast import Law, Quantiles
+from fjq.forecast import Atoms, Law, Point, Quantiles, dress
+from fjq.scores import all_positive
 
 FILE = 'calibration.json'
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+MOST_ERRORS = 400  # that a point forecast is dressed with; of more, so many quantiles
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -113,6 +116,32 @@ class AdaptiveConformal:
         return np.array(stretch)
 
 
+@dataclasses.dataclass(kw_only=True)
+class PastErrors:
+    """A point forecast with the errors that its kind made before, in logs where targets are positive; a past bias goes
+    with them. The facts are those errors, or of many their quantiles: a law that takes little room and is as good."""
+
+    def fit(self, law: Law, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The scale and errors and weights [H, E]; a weight of 0 is an error that is not known."""
+        point, target = np.asarray(law.mean(), np.float64), rows['target']
+        known, scale = rows['valid'] & np.isfinite(point), 'log' if all_positive(rows) else 'level'
+        if scale == 'log':
+            known = known & (point > 0)
+            errors = np.log(np.where(known, target, 1)) - np.log(np.where(known, point, 1))
+        else:
+            errors = np.where(known, target - point, 0)
+        errors, weight = _few(errors.T, known.T)
+        return {'scale': scale, 'errors_HxE': errors.tolist(), 'weight_HxE': weight.tolist()}
+
+    def apply(self, facts: dict[str, Any], law: Point, rows: dict[str, np.ndarray]) -> Atoms:
+        return dress(law, np.array(facts['errors_HxE']), facts['scale'], np.array(facts['weight_HxE'], np.float32))
+
+
+def choose_method(configured: Any, law: Law) -> Any:
+    """The method that a law is calibrated by: the config's; else a point forecast has none but its past errors."""
+    return PastErrors() if configured is None and isinstance(law, Point) else configured
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """A fitted method, as it is saved beside the weights that it was fitted for.
@@ -129,7 +158,7 @@ class Calibration:
         """Fits a method on the forecasts of the valid split."""
         return cls(method, method.fit(law, rows), step)
 
-    def apply(self, law: Law, rows: dict[str, np.ndarray]) -> Quantiles:
+    def apply(self, law: Law, rows: dict[str, np.ndarray]) -> Law:
         """The calibrated law of rows. Labels among the rows are read only where they have ended before a row."""
         return self.method.apply(self.facts, law, rows)
 
@@ -150,6 +179,15 @@ class Calibration:
         except (ValueError, KeyError, TypeError) as e:
             raise InputError(f'the calibration is damaged ({e})', file=path, remedy='evaluate the run again') from e
         return cls(method, facts, fitted) if step is None or fitted == step else None
+
+
+def _few(errors: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Errors [H, E] and their weights: the known ones, or of many their quantiles."""
+    if errors.shape[1] <= MOST_ERRORS:
+        return errors, known.astype(np.float32)
+    levels = (np.arange(MOST_ERRORS) + 0.5) / MOST_ERRORS
+    rows = [np.quantile(e[k], levels) if k.any() else np.zeros(MOST_ERRORS) for e, k in zip(errors, known, strict=True)]
+    return np.stack(rows), np.repeat(known.any(1, keepdims=True), MOST_ERRORS, 1).astype(np.float32)
 
 
 def pairs(levels: tuple[float, ...]) -> list[tuple[int, int]]:

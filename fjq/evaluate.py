@@ -15,17 +15,16 @@ import pyarrow.parquet as pq
 
 from fjq import compare
 from fjq.baselines import Unavailable
-from fjq.calibration import Calibration
+from fjq.calibration import Calibration, PastErrors, choose_method
 from fjq.checkpoint import write_atomic
 from fjq.config import Evaluate, Experiment
 from fjq.errors import InputError
-from fjq.forecast import Law, Point, Quantiles, dress
+from fjq.forecast import Law, Point, Quantiles
 from fjq.log import say
 from fjq.scores import LOSSES, OF_VOLATILITY, Judged, all_positive, calibration, difference, format_time, score
 from fjq.task import Dataset
 from fjq.trained import Trained, forecast_table, predict_rows
 
-MOST_ERRORS = 400  # that a point forecast is dressed with; of more, so many quantiles
 LEAST_ANSWERED = 0.9  # a baseline that forecasts less of the targets is left out, not the targets
 
 
@@ -40,7 +39,8 @@ class Forecasts(NamedTuple):
 def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[dict[str, Any], pa.Table]:
     """Scores the model and every baseline on `config.evaluate.split`.
 
-    A calibration is fitted on the valid split and left in `trained.calibration`.
+    What is fitted on the valid split, a calibration or the errors of a point forecast, is left in
+    `trained.calibration`.
 
     Returns:
       (the findings, as evaluation.json holds them; every forecast, one line a forecaster, row and horizon)
@@ -49,6 +49,12 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
       InputError: the split is empty or a setting is unknown.
     """
     settings = config.evaluate
+    if settings.split not in ('valid', 'test'):
+        raise InputError(
+            f'the split {settings.split!r} is not evaluated: errors and labels of an earlier one are needed',
+            column='evaluate.split',
+            remedy='use test, or valid',
+        )
     if settings.loss not in LOSSES:
         raise InputError(f'evaluate.loss is {settings.loss!r}', remedy='choose one of ' + ', '.join(LOSSES))
     return judge(config, trained, dataset, forecast_all(config, trained, dataset))
@@ -66,10 +72,12 @@ def forecast_all(config: Experiment, trained: Trained, dataset: Dataset) -> Fore
         )
     earlier_law, earlier_rows = predict_rows(trained.predict, dataset, earlier)
     judged = [Judged(config.name, law, dress_with_errors(law, earlier_law, earlier_rows))]
+    method = choose_method(settings.calibration, law)
+    if method is not None and earlier == 'valid':
+        trained.calibration = Calibration.of(method, earlier_law, earlier_rows, trained.step)
     if settings.calibration is not None:
         if earlier != 'valid':
             raise InputError('the calibration is fitted on the valid split', column='evaluate.split', remedy='use test')
-        trained.calibration = Calibration.of(settings.calibration, earlier_law, earlier_rows, trained.step)
         calibrated = trained.calibration.apply(law, rows)
         judged = [
             Judged(config.name, calibrated, calibrated),
@@ -167,19 +175,11 @@ def _labels(dataset: Dataset, earlier: str) -> dict[str, np.ndarray]:
 
 
 def dress_with_errors(law: Law, earlier: Law, earlier_rows: dict[str, np.ndarray]) -> Law:
-    """A point forecast with the errors that its kind made on earlier rows, in logs where targets are positive; any
-    other law as it is."""
+    """A point forecast with the errors that its kind made on earlier rows; any other law as it is."""
     if not isinstance(law, Point):
         return law
-    point, target = np.asarray(earlier.mean(), np.float64), earlier_rows['target']
-    known = earlier_rows['valid'] & np.isfinite(point)
-    if not all_positive(earlier_rows):
-        errors, weight = _few(np.where(known, target - point, 0).T, known.T)
-        return dress(law, errors, 'level', weight)
-    known &= point > 0
-    errors = np.log(np.where(known, target, 1)) - np.log(np.where(known, point, 1))
-    errors, weight = _few(errors.T, known.T)
-    return dress(law, errors, 'log', weight)
+    method = PastErrors()
+    return method.apply(method.fit(earlier, earlier_rows), law, earlier_rows)
 
 
 def write(findings: dict[str, Any], table: pa.Table, workdir: Path) -> None:
@@ -228,16 +228,6 @@ def is_known(findings: dict[str, Any], figure: str) -> bool:
     """Whether any forecaster has this figure at any horizon: some losses are of volatilities only."""
     values = [v for scores in findings['scores'].values() for v in scores[figure]]
     return bool(np.isfinite(np.array(values, np.float64)).any())
-
-
-def _few(errors: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Errors [H, E] and their weights for `dress`: the known ones, or of many their quantiles, a law that takes little
-    room a row and is as good."""
-    if errors.shape[1] <= MOST_ERRORS:
-        return errors, known.astype(np.float32)
-    levels = (np.arange(MOST_ERRORS) + 0.5) / MOST_ERRORS
-    rows = [np.quantile(e[k], levels) if k.any() else np.zeros(MOST_ERRORS) for e, k in zip(errors, known, strict=True)]
-    return np.stack(rows), np.repeat(known.any(1, keepdims=True), MOST_ERRORS, 1).astype(np.float32)
 
 
 def _common_mask(judged: list[Judged], rows: dict) -> np.ndarray:

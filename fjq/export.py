@@ -12,6 +12,7 @@ from jax import export as jax_export
 from fjq import torch_file
 from fjq.checkpoint import Weights, write_atomic
 from fjq.errors import InputError
+from fjq.forecast import Point
 from fjq.log import say
 from fjq.trained import WEIGHTS, Trained
 
@@ -40,6 +41,8 @@ def export(trained: Trained, weights: Weights, batch: dict[str, Any], workdir: P
     difference = _write_program(trained, batch, folder)
     say(f'{folder / WEIGHTS}: the same bits when read back')
     say(f'{folder / PROGRAM}: max abs difference {difference:.2e} when read back')
+    if not json.loads((folder / CARD).read_text())['quantiles']:
+        say(f'{folder / PROGRAM} has no quantiles: --job=evaluate finds the errors that intervals are made of')
     files = [folder / n for n in ('config.json', WEIGHTS, PROGRAM, CARD)]
     if hasattr(trained.task, 'torch_files'):
         for path in torch_file.write_all(workdir / 'checkpoints', trained.task.torch_files(trained.config, weights)):
@@ -49,10 +52,18 @@ def export(trained: Trained, weights: Weights, batch: dict[str, Any], workdir: P
 
 
 def serve(trained: Trained):
-    """(params, extra, batch) -> {'mean': [B, ...], 'quantiles': [B, ..., Q] at `LEVELS`}, plain arrays."""
+    """(params, extra, batch) -> {'mean': [B, ...], 'quantiles': [B, ..., Q] at `LEVELS`}, plain arrays.
+
+    A point forecast carries the errors of the valid split that an evaluation kept, and has no quantiles without. A
+    conformal calibration depends on labels that the program does not see: it stays with calibration.json.
+    """
 
     def run(params, extra, batch):
         law = trained.task.predict(params, extra, batch, jax.random.key(0))
+        if isinstance(law, Point):
+            if trained.calibration is None:
+                return {'mean': law.mean()}
+            law = trained.calibration.apply(law, {})
         return {'mean': law.mean(), 'quantiles': law.quantile(np.asarray(LEVELS, np.float32))}
 
     return run
@@ -67,16 +78,16 @@ def _write_program(trained: Trained, batch: dict[str, Any], folder: Path) -> flo
     weights = jax.tree.map(shape, (trained.params, trained.extra))
     exported = jax_export.export(program, platforms=('cpu', 'cuda'))(*weights, jax.tree.map(free, batch))
     write_atomic(folder / PROGRAM, bytes(exported.serialize()))
+    read_back = jax_export.deserialize((folder / PROGRAM).read_bytes())
+    ours, theirs = (f(trained.params, trained.extra, batch) for f in (program, read_back.call))
     card = {
         'call': f"jax.export.deserialize(open('{PROGRAM}', 'rb').read()).call(params, extra, batch)",
         'weights': f"{WEIGHTS}, whose names are the paths in params and extra, joined by '/'",
         'batch': {k: [str(jnp.asarray(v).dtype), ['rows', *jnp.shape(v)[1:]]] for k, v in batch.items()},
-        'quantiles': LEVELS,
+        'quantiles': LEVELS if 'quantiles' in ours else (),
         'jax': jax.__version__,
     }
     write_atomic(folder / CARD, (json.dumps(card, indent=1) + '\n').encode())
-    read_back = jax_export.deserialize((folder / PROGRAM).read_bytes())
-    ours, theirs = (f(trained.params, trained.extra, batch) for f in (program, read_back.call))
     difference = max(float(jnp.abs(ours[k] - theirs[k]).max()) for k in ours)
     scale = max(1.0, float(jnp.abs(ours['mean']).max()))
     if not difference <= TOLERANCE * scale:

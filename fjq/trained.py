@@ -12,7 +12,7 @@ from fjq.checkpoint import read_params, write_atomic
 from fjq.config import Experiment, to_json
 from fjq.errors import InputError
 from fjq.feed import make_gather, read_batches
-from fjq.forecast import Law, pool, to_columns
+from fjq.forecast import Law, Point, pool, to_columns
 from fjq.paths import flatten, path_of
 from fjq.run import read_config
 
@@ -27,7 +27,7 @@ class Trained:
       config: the experiment it was trained by.
       params, extra: nested dicts of arrays.
       step: updates of the checkpoint, None where it was read from a saved folder.
-      calibration: what the evaluation of these weights fitted, None where there is none.
+      calibration: what an evaluation or forecast by these weights fitted, None where there was none.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Trained:
             self.calibration.write(folder)
 
     def predict(self, batch: dict[str, Any], key: jax.Array | None = None) -> Law:
-        """A batch -> the law of every row. Compiled once for each shape."""
+        """A batch -> the law of every row, as the model gives it. Compiled once for each shape."""
         return self._predict(self.params, self.extra, batch, key)
 
     def embed(self, batch: dict[str, Any]) -> jax.Array:
@@ -94,12 +94,14 @@ class Trained:
 
         Returns:
           columns `id`, `time`, `horizon`, `mean`, `q05`, ...: one line a forecast, of the kind of `frame`; calibrated
-          where the run was evaluated with a calibration.
+          as the evaluation of the run was. A point forecast has quantiles once the run was evaluated, none before.
         """
         dataset = self.config.data.from_table(to_table(frame))
         law, rows = predict_rows(self.predict, dataset, 'all')
         if self.calibration is not None:
             law = self.calibration.apply(law, rows)
+        elif isinstance(law, Point):
+            levels = ()  # an interval without width would pass for certainty
         return _like(frame, forecast_table(law, rows, levels))
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from fjq import compare
 from fjq import evaluate as harness
 from fjq.baselines import Unavailable
-from fjq.calibration import SplitConformal
+from fjq.calibration import Calibration, SplitConformal
 from fjq.config import Evaluate, Experiment
 from fjq.errors import InputError
 from fjq.evaluate import conclude, dress_with_errors, evaluate, is_known, write
@@ -69,6 +69,8 @@ class Fixed:
 class Reader:
     """In place of a trained model: the forecasts are in the batch."""
 
+    step, calibration = 3, None
+
     def predict(self, batch):
         return Point(batch['guess'])
 
@@ -110,10 +112,10 @@ def off_by(data, spread, seed=9):
     }
 
 
-def judge(data, *baselines, **settings):
+def judge(data, *baselines, reader=None, **settings):
     settings = {'loss': 'qlike', 'overlap': 1, 'block': 4, 'draws': 200} | settings
     config = Experiment(name='model', task=None, data=None, evaluate=Evaluate(baselines=baselines, **settings))
-    return evaluate(config, Reader(), data)
+    return evaluate(config, reader or Reader(), data)
 
 
 def test_scores_are_those_worked_out_by_hand():
@@ -205,6 +207,20 @@ def test_intervals_come_from_the_earlier_split_alone():
     gap = [(t['q90'].to_numpy() - t['q10'].to_numpy()).mean() for t in (table, wider)]
     assert gap[1] > 2 * gap[0]
     assert judge(data, split='valid')[0]['dressed_with'] == 'train'
+
+
+def test_the_errors_of_the_valid_split_are_kept_and_no_others(tmp_path):
+    data, reader = make_data(), Reader()
+    _, table = judge(data, reader=reader)
+    reader.calibration.write(tmp_path)
+    kept = Calibration.read(tmp_path, 3)
+    law = kept.apply(Point(data.guesses['test']), {})
+    np.testing.assert_allclose(np.asarray(law.quantile(0.9)).reshape(-1), table['q90'].to_numpy(), rtol=1e-5)
+    reader = Reader()
+    judge(data, split='valid', reader=reader)
+    assert reader.calibration is None
+    with pytest.raises(InputError, match=r"'evaluate.split': the split 'train' is not evaluated.*Use test, or valid"):
+        judge(data, split='train')
 
 
 def test_a_forecast_that_is_no_volatility_leaves_no_error():

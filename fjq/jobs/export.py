@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fjq.calibration import Calibration
 from fjq.checkpoint import read_params
 from fjq.config import Experiment
 from fjq.export import export
@@ -16,4 +17,5 @@ def run(config: Experiment, workdir: Path) -> None:
     weights = read_params(workdir)
     dataset = open_data(config, workdir)
     batch = make_gather(dataset)(next(iter(read_batches(dataset, 'valid'))))
-    export(Trained(config, weights.params, weights.extra), weights, batch, workdir)
+    calibration = Calibration.read(workdir, weights.step)
+    export(Trained(config, weights.params, weights.extra, weights.step, calibration), weights, batch, workdir)

@@ -24,11 +24,11 @@ def test_it_is_fitted_once_and_kept(tmp_path, monkeypatch):
     method = SplitConformal(levels=LEVELS)
     config = Experiment(name='m', task=None, data=None, evaluate=Evaluate(calibration=method))
     weights = Weights()
-    fitted = forecast.calibrate(config, weights, None, tmp_path)
+    fitted = forecast.calibrate(config, weights, None, law, tmp_path)
     assert asked == ['valid'] and fitted == Calibration.read(tmp_path, 3) and Calibration.read(tmp_path, 4) is None
     inside = np.abs(target[:, 0]) <= np.asarray(fitted.apply(law, rows).values)[:, 0, 2]
     assert abs(inside.mean() - 0.8) < 0.01
     weights.calibration = fitted
-    assert forecast.calibrate(config, weights, None, tmp_path) is fitted and asked == ['valid']
+    assert forecast.calibrate(config, weights, None, law, tmp_path) is fitted and asked == ['valid']
     config.evaluate.calibration = SplitConformal(levels=(0.25, 0.75))  # another method: fitted anew
-    assert forecast.calibrate(config, weights, None, tmp_path).method.levels == (0.25, 0.75) and len(asked) == 2
+    assert forecast.calibrate(config, weights, None, law, tmp_path).method.levels == (0.25, 0.75) and len(asked) == 2
