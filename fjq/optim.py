@@ -15,14 +15,17 @@ from fjq.paths import flatten, match_rules
 
 
 def make_schedule(config: Optim, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then a cosine to the final rate at update `steps`."""
+    """Linear warm-up to the peak, then a cosine to the final rate at update `steps`.
+
+    The first update has the rate peak / warmup_steps: at a rate of 0 it would only move the moments.
+    """
     if not 0 <= config.warmup_steps < max(steps, 1):
         raise InputError(
             f'optim.warmup_steps is {config.warmup_steps} in a run of {steps} steps',
             remedy='make it smaller than train.steps',
         )
     return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if config.warmup_steps else config.learning_rate,
+        init_value=config.learning_rate / max(config.warmup_steps, 1),
         peak_value=config.learning_rate,
         warmup_steps=config.warmup_steps,
         decay_steps=steps,

@@ -59,7 +59,8 @@ def flat(tree):
 def rate(c, i, total):
     """The rate of update i, counted from 0: linear to the peak, then half a cosine."""
     if i < c.warmup_steps:
-        return c.learning_rate * i / c.warmup_steps
+        first = c.learning_rate / c.warmup_steps
+        return first + (c.learning_rate - first) * i / c.warmup_steps
     t = (min(i, total) - c.warmup_steps) / (total - c.warmup_steps)
     return c.final_learning_rate + (c.learning_rate - c.final_learning_rate) * (1 + math.cos(math.pi * t)) / 2
 
@@ -76,6 +77,12 @@ def test_the_schedule_is_the_formula(config):
     schedule = make_schedule(config, 100)
     for i in (0, 1, 5, 9, 10, 11, 50, 99, 100, 150):
         assert float(schedule(i)) == pytest.approx(rate(config, i, 100), abs=1e-8)
+
+
+def test_the_first_update_of_a_warm_up_counts():
+    start, one = flat(params()), flat(run(Optim(learning_rate=0.1, warmup_steps=10, clip_norm=0.0), 1))
+    for path in start:
+        np.testing.assert_allclose(np.abs(one[path] - start[path]), 0.01, rtol=1e-4)  # Adam's first step is the rate
 
 
 @pytest.mark.parametrize('warmup', [-1, 100, 200])
