@@ -30,7 +30,7 @@ BASELINES = (
     BoostedQuantiles(),
     Zero(),
 )
-STUDIES = (Coverage(), QuantileScores(), Backtest())
+STUDIES = (Coverage(), QuantileScores(), Backtest(commission=0.0625))  # NQ: $1.25 a side, at $20 a point
 
 
 def apply_variants(config: Experiment, variant: str) -> Experiment:
@@ -100,6 +100,8 @@ def _cn(config: Experiment) -> None:
     _shrink(config, 'cn_5min.csv', 'Asia/Shanghai')
     config.data.span, config.data.min_bars = 'bars', 96
     config.data.split = Split(train_end='2024-08-02', valid_end='2024-08-14', purge_days=1, embargo_days=1)
+    rule = Backtest(tick=0.01, fee=5.1e-4)  # broker 0.025 %, transfer 0.001 %, half of the 0.05 % that a sale pays
+    config.evaluate.studies = (Coverage(), QuantileScores(), rule)
 
 
 def _shrink(config: Experiment, file: str, timezone: str) -> None:

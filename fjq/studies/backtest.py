@@ -12,6 +12,7 @@ from fjq.studies import Chart, Study
 from fjq.studies.thinning import thin
 
 LONG = 'always long'
+LEAST = 3  # positions that are judged
 
 
 class Trades(NamedTuple):
@@ -38,8 +39,10 @@ class Backtest:
     a close is filled at the next open, on both sides, and trading is netted where one position follows another. Size is
     the mean forecast width so far over the width now, at most `leverage`. A year is measured on the calendar. Costs
     are paid on all that is traded: `slippage` ticks and `commission` (in units of price), and the share `fee` of value.
-    The deflated Sharpe ratio (Bailey and Lopez de Prado 2014) is the probability that the true one is above what the
-    best of `trials` tries without any skill would show.
+    Where prices are chained over rolls, a tick is a share of the chained price, not of the one that was traded.
+    Returns are log returns times the position, summed. The deflated Sharpe ratio (Bailey and Lopez de Prado 2014) is
+    the probability that the true one is above what the best of so many tries without any skill would show: every
+    horizon of each of `trials` models is one.
     """
 
     name: str = 'backtest'
@@ -49,7 +52,7 @@ class Backtest:
     fee: float = 0.0  # on each side, as a share of what is traded
     leverage: float = 2.0  # most of a position's size
     least: float = 0.0  # of |median| as a share of the width of the 80 % interval for a position; else none is held
-    trials: int = 1  # models that were tried before this one was chosen
+    trials: int = 1  # models that were tried, this one among them
     draws: int = 1000  # of the bootstrap
 
     def run(self, trained, dataset, split, judged, rows, mask) -> Study:
@@ -59,9 +62,12 @@ class Backtest:
         median = np.asarray(judged[0].law.quantile(0.5), np.float64)
         lo, hi = (np.asarray(end, np.float64) for end in judged[0].law.interval(0.8))
         lines, sentences, curves = [], [], {}
-        for h, horizon in enumerate(rows['horizon']):
-            places = thin(rows, mask, h)
-            if len(places) < 3:
+        if self.trials < 1:
+            raise InputError(f'{self.trials} trials', column='trials', remedy='count this one too')
+        chosen = [thin(rows, mask, h) for h in range(len(rows['horizon']))]
+        tries = self.trials * sum(len(places) >= LEAST for places in chosen)
+        for h, (horizon, places) in enumerate(zip(rows['horizon'], chosen, strict=True)):
+            if len(places) < LEAST:
                 sentences.append(f'Horizon {horizon} has too few positions that do not overlap for a backtest.')
                 continue
             held = {judged[0].name: self.size(rows['id'][places], median[places, h], (hi - lo)[places, h])}
@@ -69,13 +75,13 @@ class Backtest:
             results = {}
             for name, position in held.items():
                 trades = self.trade(history, rows, places, h, position)
-                figures, times, equity = self.judge(trades)
+                figures, times, equity = self.judge(trades, tries)
                 results[name] = figures
                 lines.append({'horizon': str(horizon), 'positions': name} | figures)
-                if name != LONG or LONG not in curves:  # of all horizons it is the same but for when it starts
-                    curves[LONG if name == LONG else f'{name}, horizon {horizon}'] = (times, equity)
-            sentences.append(self._say(str(horizon), results[judged[0].name], results[LONG]))
-        return Study({'After costs': lines}, sentences, _equity_charts(curves))
+                alike = name == LONG and trades.traded.sum() == 2 * len(np.unique(rows['id'][places]))  # never left
+                curves.setdefault(LONG if alike else f'{name}, horizon {horizon}', (times, equity))
+            sentences.append(_say(str(horizon), results[judged[0].name], results[LONG], tries))
+        return Study({'After costs, in log returns': lines}, sentences, _equity_charts(curves))
 
     def size(self, series: np.ndarray, median: np.ndarray, width: np.ndarray) -> np.ndarray:
         """Positions [K] of decisions in order of series and time; widths of later decisions are not looked at."""
@@ -104,14 +110,15 @@ class Backtest:
             follows = np.append(leave[:-1] == entry[1:], False)
             before = np.where(np.append(False, follows[:-1]), np.append(0, size[:-1]), 0)
             into, out_of = np.abs(size - before), np.where(follows, 0, np.abs(size))
-            cost = into * self._rate(price[entry]) + out_of * self._rate(price[leave])
+            cost = into * self.find_rate(price[entry]) + out_of * self.find_rate(price[leave])
             gross = size * np.log(price[leave] / price[entry])
             stamps = np.append(time, time[-1])
             parts.append(Trades(stamps[entry], stamps[leave], size, gross, into + out_of, cost))
         return Trades(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
-    def judge(self, trades: Trades) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-        """(figures, times, equity in log returns): series that are left at one time share the capital equally."""
+    def judge(self, trades: Trades, tries: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+        """(figures, times, equity in log returns): series that are left at one time share the capital equally. tries:
+        how many the best was chosen from."""
         times, place = np.unique(trades.leave, return_inverse=True)
         share = 1 / np.bincount(place)[place]
         gross, cost, traded = (np.bincount(place, share * c) for c in (trades.gross, trades.cost, trades.traded))
@@ -130,26 +137,16 @@ class Backtest:
             'costs a year': float(cost.mean() * a_year),
             'turnover a year': float(traded.mean() * a_year),
             'Sharpe': float(sharpe(net) * np.sqrt(a_year)),
-            'deflated Sharpe': deflated_sharpe(net, self.trials),
+            'deflated Sharpe': deflated_sharpe(net, tries),
             'max drawdown': float(np.abs(np.expm1((equity - np.maximum(np.maximum.accumulate(equity), 0)).min()))),
             'profit factor': float(net[net > 0].sum() / lost) if lost > 0 else np.nan,
             'long': float((trades.position > 0).mean()),
         }
         return figures, times, equity
 
-    def _rate(self, price: np.ndarray) -> np.ndarray:
+    def find_rate(self, price: np.ndarray) -> np.ndarray:
         """The cost of a trade as a share of its value."""
         return (self.tick * self.slippage + self.commission) / price + self.fee
-
-    def _say(self, horizon: str, ours: dict[str, float], long: dict[str, float]) -> str:
-        if not ours['turnover a year']:
-            return f'Horizon {horizon}: no position was taken, so no edge after costs.'
-        earned = (
-            f'{ours["net a year"]:.2%} a year after costs, Sharpe {ours["Sharpe"]:.2f}, deflated Sharpe probability '
-            f'{ours["deflated Sharpe"]:.2f}; always long earns {long["net a year"]:.2%}, Sharpe {long["Sharpe"]:.2f}'
-        )
-        edge = ours['low'] > 0 and ours['deflated Sharpe'] > 0.95 and ours['Sharpe'] > long['Sharpe']
-        return f'Horizon {horizon}: {"an edge" if edge else "no edge"} after costs ({earned}).'
 
 
 def sharpe(returns: np.ndarray) -> float:
@@ -165,8 +162,6 @@ def deflated_sharpe(returns: np.ndarray, trials: int) -> float:
     as that between tries; one trial gives their probabilistic Sharpe ratio against 0.
     """
     n, ratio = len(returns), sharpe(returns)
-    if trials < 1:
-        raise InputError(f'{trials} trials', column='trials', remedy='count this one too')
     if not np.isfinite(ratio):
         return np.nan
     best = 0.0
@@ -176,6 +171,18 @@ def deflated_sharpe(returns: np.ndarray, trials: int) -> float:
     skew, kurtosis = stats.skew(returns), stats.kurtosis(returns, fisher=False)
     spread = np.sqrt(1 - skew * ratio + (kurtosis - 1) / 4 * ratio**2)
     return float(stats.norm.cdf((ratio - best) * np.sqrt(n - 1) / spread))
+
+
+def _say(horizon: str, ours: dict[str, float], long: dict[str, float], tries: int) -> str:
+    if not ours['turnover a year']:
+        return f'Horizon {horizon}: no position was taken, so no edge after costs.'
+    earned = (
+        f'a log return of {ours["net a year"]:.2%} a year, Sharpe {ours["Sharpe"]:.2f}, deflated Sharpe probability '
+        f'{ours["deflated Sharpe"]:.2f} as the best of {tries} {"try" if tries == 1 else "tries"}; '
+        f'always long earns {long["net a year"]:.2%}, Sharpe {long["Sharpe"]:.2f}'
+    )
+    edge = ours['low'] > 0 and ours['deflated Sharpe'] > 0.95 and ours['Sharpe'] > long['Sharpe']
+    return f'Horizon {horizon}: {"an edge" if edge else "no edge"} after costs ({earned}).'
 
 
 def _years(first, last) -> float:

@@ -1,18 +1,21 @@
 """The backtest against trading bar by bar."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 from study_rows import Bars, make_judged, make_rows
 
 from fjq.errors import InputError
+from fjq.launch import load_config
 from fjq.studies.backtest import LONG, Backtest, deflated_sharpe, sharpe
 
 YEAR = 365.25 * 86400
 
 
 def lines_of(study):
-    return {(x['horizon'], x['positions']): x for x in study.tables['After costs']}
+    return {(x['horizon'], x['positions']): x for x in study.tables['After costs, in log returns']}
 
 
 def test_bar_by_bar():
@@ -129,8 +132,56 @@ def test_deflated_sharpe_by_the_paper():
     assert deflated_sharpe(returns, 100) == pytest.approx(expected, abs=0.02)
     assert deflated_sharpe(returns, 100) < deflated_sharpe(returns, 10) < deflated_sharpe(returns, 1)
     assert np.isnan(deflated_sharpe(np.zeros(9), 1))
+    bars, rows, volatility = make_rows(50)
     with pytest.raises(InputError, match='0 trials'):
-        deflated_sharpe(returns, 0)
+        Backtest(trials=0).run(None, bars, 'test', [make_judged('model', volatility)], rows, rows['valid'])
+
+
+def test_every_horizon_of_every_model_is_a_try():
+    """The best of several horizons is found by looking at them all."""
+    bars, rows, volatility = make_rows(800)
+    model = make_judged('model', volatility, shift=1.0)
+    one = rows['valid'] & [True, False]
+    results = [
+        Backtest(trials=t).run(None, bars, 'test', [model], rows, m)
+        for t, m in ((1, one), (1, one | True), (3, one | True))
+    ]
+    figures = [lines_of(study)['1', 'model']['deflated Sharpe'] for study in results]
+    assert figures[0] > figures[1] > figures[2]
+    for study, words in zip(results, ('the best of 1 try', 'the best of 2 tries', 'the best of 6 tries'), strict=True):
+        assert words in study.sentences[0]
+
+
+def test_always_long_is_drawn_once_where_it_is_always_long():
+    """Rows further apart than a horizon leave it out of the market in between."""
+    bars, rows, volatility = make_rows(200)
+    names = []
+    for mask in (rows['valid'], rows['valid'] & (np.arange(200) % 3 == 0)[:, None]):
+        study = Backtest().run(None, bars, 'test', [make_judged('model', volatility, shift=1.0)], rows, mask)
+        names.append([name for name in study.charts[0].lines if name.startswith(LONG)])
+    assert names == [[LONG], [f'{LONG}, horizon 1', f'{LONG}, horizon 4']]
+
+
+def test_returns_of_a_year_are_said_to_be_log_returns():
+    bars, rows, volatility = make_rows(200, drift=0.05)
+    study = Backtest().run(None, bars, 'test', [make_judged('model', volatility, shift=1.0)], rows, rows['valid'])
+    line = lines_of(study)['1', 'model']
+    assert f'(a log return of {line["net a year"]:.2%} a year, ' in study.sentences[0]
+
+
+@pytest.mark.parametrize(
+    ('variant', 'price', 'least', 'most'),
+    [
+        ('', 20_000, 0.0625 / 20_000, 2e-5),  # $1.25 a side at $20 a point, and half a tick of 0.25
+        ('nq', 20_000, 0.0625 / 20_000, 2e-5),
+        ('cn', 11.27, 5e-4, 1.2e-3),  # half of the stamp duty of a sale, commission, and half a tick of 0.01
+    ],
+)
+def test_costs_are_those_of_the_instrument(variant, price, least, most):
+    config = load_config(Path(__file__).parents[2] / 'configs' / 'migt_tvdt.py', variant)
+    (rule,) = (study for study in config.evaluate.studies if isinstance(study, Backtest))
+    assert rule.commission > 0 or rule.fee > 0
+    assert least < rule.find_rate(price) < most
 
 
 def test_what_can_not_be_traded_is_named():
