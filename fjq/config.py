@@ -14,6 +14,9 @@ from typing import Any
 from fjq.errors import InputError
 from fjq.parallel import Parallel
 
+ABSENT = 'absent'
+_EXAMPLES = {int: '(1, 5)', float: '(0.1, 0.9)', str: "('a', 'b')"}
+
 
 @dataclasses.dataclass(kw_only=True)
 class Optim:
@@ -21,7 +24,7 @@ class Optim:
 
     learning_rate: float = 1e-3  # peak
     final_learning_rate: float = 0.0  # at the last update
-    warmup_steps: int = 0  # updates from 0 to the peak
+    warmup_steps: int = 0  # updates from 1 / warmup_steps of the peak to the peak
     betas: tuple[float, ...] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -37,7 +40,9 @@ class Train:
     """The length and rhythm of a run, counted in updates."""
 
     steps: int = 1000
-    micro_batches: int = 1  # slices of a batch that run one after the other (lax.scan)
+    micro_batches: int = (
+        1  # slices of a batch that one device runs one after the other (lax.scan); D devices: 1/D of it
+    )
     log_every: int = 10
     eval_every: int = 100  # also the earliest a checkpoint can become the best
     save_every: int = 100
@@ -143,6 +148,37 @@ def to_json(config: Experiment) -> str:
 
 def from_json(text: str) -> Experiment:
     return from_dict(json.loads(text))
+
+
+def find_changes(old: dict[str, Any], new: dict[str, Any], within: str = '') -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (old, new) of the fields of two `to_dict`s that differ; ABSENT where only one has the field."""
+    out = {}
+    for name in {**old, **new}:
+        was, is_ = old.get(name, ABSENT), new.get(name, ABSENT)
+        if isinstance(was, dict) and isinstance(is_, dict):
+            out |= find_changes(was, is_, f'{within}{name}.')
+        elif was != is_:
+            out[within + name] = was, is_
+    return out
+
+
+def check_elements(config: Any, within: str = '') -> None:
+    """Raises InputError where an element of a tuple is not what its field's annotation says: the command's flags check
+    the type of single values alone."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint, path = getattr(config, field.name), hints[field.name], within + field.name
+        if dataclasses.is_dataclass(value):
+            check_elements(value, f'{path}.')
+        elif typing.get_origin(hint) is tuple and (kind := typing.get_args(hint)[0]) in _EXAMPLES:
+            wanted = (int, float) if kind is float else kind
+            wrong = [v for v in value if not isinstance(v, wanted) or isinstance(v, bool)]
+            if wrong:
+                raise InputError(
+                    f'{wrong[0]!r} is no {kind.__name__}',
+                    column=path,
+                    remedy=f'give a list, as in --config.{path}="{_EXAMPLES[kind]}"',
+                )
 
 
 def nearest(word: str, choices: typing.Iterable[str]) -> str:

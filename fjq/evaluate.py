@@ -48,7 +48,12 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
     Raises:
       InputError: the split is empty or a setting is unknown.
     """
-    settings = config.evaluate
+    check_evaluate(config.evaluate)
+    return judge(config, trained, dataset, forecast_all(config, trained, dataset))
+
+
+def check_evaluate(settings: Evaluate) -> None:
+    """Raises InputError where the split or the loss is none that can be evaluated, whatever the data are."""
     if settings.split not in ('valid', 'test'):
         raise InputError(
             f'the split {settings.split!r} is not evaluated: errors and labels of an earlier one are needed',
@@ -57,7 +62,6 @@ def evaluate(config: Experiment, trained: Trained, dataset: Dataset) -> tuple[di
         )
     if settings.loss not in LOSSES:
         raise InputError(f'evaluate.loss is {settings.loss!r}', remedy='choose one of ' + ', '.join(LOSSES))
-    return judge(config, trained, dataset, forecast_all(config, trained, dataset))
 
 
 def forecast_all(config: Experiment, trained: Trained, dataset: Dataset) -> Forecasts:
@@ -123,7 +127,9 @@ def judge(
         'last': format_time(rows['time'][-1]),
         'horizons': [str(h) for h in rows['horizon']],
         'rows': mask.sum(0).tolist(),
-        'independent': [compare.effective_size(int(n), o) for n, o in zip(mask.sum(0), overlaps, strict=True)],
+        'independent': [
+            compare.effective_size(len(np.unique(rows['time'][m])), o) for m, o in zip(mask.T, overlaps, strict=True)
+        ],
         'scores': {j.name: score(j, rows, mask, dataset.rows('train')) for j in judged},
         'unavailable': missing,
         'loss': settings.loss,
@@ -145,10 +151,10 @@ def judge(
 
 
 def spans(settings: Evaluate, rows: dict[str, np.ndarray]) -> tuple[list[int], list[int]]:
-    """(rows that one target spans, rows in a bootstrap block), one a horizon."""
+    """(moments that one target spans, moments in a bootstrap block), one a horizon; a moment has a row or several."""
     overlaps = [settings.overlap] * rows['target'].shape[1]
     if not settings.overlap:
-        overlaps = compare.count_overlap(rows)
+        overlaps = compare.count_span(rows)
     return overlaps, [settings.block or 2 * o for o in overlaps]
 
 

@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from fjq import jobs
-from fjq.config import Experiment, check_path, nearest
+from fjq.config import Experiment, check_elements, check_path, nearest
 from fjq.errors import InputError
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
 
 def _run() -> int:
     config: Experiment = CONFIG.value
+    check_elements(config)
     name = JOB.value or config.job
     job = find_job(name)
     import jax

@@ -101,14 +101,31 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
     return jax.make_mesh((devices // config.model, config.model), ('data', 'model'), axis_types=(AxisType.Auto,) * 2)
 
 
-def check_batch(mesh: jax.sharding.Mesh, rows: int, micro_batches: int) -> None:
-    """Raises InputError where a batch of all processes can not be cut into micro-batches and devices."""
-    parts = mesh.shape['data'] * micro_batches
-    if rows % parts:
+def count_micro_batches(rows: int, asked: int, devices: int = 1) -> int:
+    """The fewest micro-batches of equal size in which no device holds more rows at once than one device would.
+
+    Args:
+      rows: of a batch of all processes.
+      asked: `train.micro_batches`, into which one device cuts the batch.
+      devices: along 'data'; each has its part of every micro-batch.
+
+    Raises:
+      InputError: the batch does not divide among the devices, or has fewer rows than micro-batches.
+    """
+    if rows % devices:
         raise InputError(
-            f'a batch of {rows} rows does not divide by {micro_batches} micro-batches x {mesh.shape["data"]} devices',
-            remedy=f'use a multiple of {parts}',
+            f'a batch of {rows} rows does not divide among {devices} devices',
+            column='data.batch_rows',
+            remedy=f'use a multiple of {devices}, or fewer devices',
         )
+    if asked > rows:
+        raise InputError(
+            f'{asked} micro-batches of a batch of {rows} rows',
+            column='train.micro_batches',
+            remedy=f'use {rows} or less, or more data.batch_rows',
+        )
+    rows_each = rows // devices
+    return next(n for n in range(1, rows_each + 1) if rows_each % n == 0 and n * devices >= asked)
 
 
 def shard_params(mesh: jax.sharding.Mesh, config: Mesh, params: Any) -> Any:

@@ -20,6 +20,8 @@ import jax
 from fjq.checkpoint import write_atomic
 from fjq.config import Experiment, from_json, to_json
 from fjq.errors import InputError
+from fjq.keys import make_key
+from fjq.optim import make_optimizer
 from fjq.task import Dataset, Task
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'pyarrow')
@@ -99,12 +101,45 @@ def changes_since_training(workdir: Path, fingerprint: dict[str, Any]) -> list[s
     return [name for name in {**then, **now} if then.get(name) != now.get(name)]
 
 
+def check_settings(config: Experiment, task: Task) -> None:
+    """Raises InputError where the split, the training or the optimiser makes no sense: cheap to tell before the data
+    are read, which may take hours."""
+    check_split(config)
+    t = config.train
+    for name in ('steps', 'micro_batches', 'log_every', 'eval_every', 'save_every', 'max_bad_steps'):
+        if getattr(t, name) < 1:
+            raise InputError(f'train.{name} is {getattr(t, name)}', remedy='make it 1 or more')
+    if not 0 <= t.ema < 1:
+        raise InputError(f'train.ema is {t.ema}', remedy='use 0 for none, or a decay such as 0.999')
+    if t.mode not in ('min', 'max'):
+        raise InputError(f'train.mode is {t.mode!r}', remedy="choose 'min' or 'max'")
+    make_optimizer(config.optim, t.steps, jax.eval_shape(task.init, make_key(config.seed, 'init'))[0])
+
+
+def check_split(config: Experiment) -> None:
+    """Raises InputError where the dates of the split can not be, whatever the data are."""
+    split = getattr(config.data, 'split', None)
+    if split is None:
+        return
+    valid_start, test_start = split.starts()
+    if not valid_start < test_start:
+        raise InputError(
+            f'train ends at {split.train_end} and valid at {split.valid_end}',
+            column='data.split',
+            remedy='put train_end before valid_end',
+        )
+    for name in ('purge_days', 'embargo_days'):
+        if not getattr(split, name) >= 0:
+            raise InputError(f'{getattr(split, name)} days', column=f'data.split.{name}', remedy='give 0 or more')
+
+
 def open_data(config: Experiment, workdir: Path) -> Dataset:
     """The data of a config whose weights lie in `workdir`, checked against the model.
 
     Raises:
       InputError: what is wrong with a file or a field, or data that the model can not read.
     """
+    check_split(config)
     dataset = config.data.open(cache_folder(config, workdir), config.parallel)
     check_fit(config.task.build(), dataset, workdir)
     return dataset

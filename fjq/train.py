@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import math
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,19 @@ import jax.numpy as jnp
 from fjq import log
 from fjq.checkpoint import Checkpoints, read_params, write_atomic
 from fjq.clock import Clock, count_compiles
-from fjq.config import Experiment, Train, to_dict
+from fjq.config import ABSENT, Experiment, find_changes, to_dict
 from fjq.errors import InputError
 from fjq.feed import make_gather, prefetch, read_batches
 from fjq.keys import make_key
-from fjq.mesh import Vote, check_batch, make_mesh, put_batch, shard_state, this_shard, wait_for_all
+from fjq.mesh import Vote, count_micro_batches, make_mesh, put_batch, shard_state, this_shard, wait_for_all
 from fjq.optim import make_optimizer, make_schedule
 from fjq.paths import flatten, path_of
-from fjq.run import Interrupted, cache_folder, catch_signals, check_fit, lock, write_facts
+from fjq.run import Interrupted, cache_folder, catch_signals, check_fit, check_settings, lock, write_facts
 from fjq.step import best_params, init_state, make_eval_step, make_train_step
 from fjq.task import Batch, Dataset, Task
+
+_FIXED = re.compile(r'task\..*|train\.(metric|mode)|seed')  # settings that a run keeps to its end
+_FREE = re.compile(r'task\.(.*\.)?(dtype|remat\w*)')  # of these, what does not change the function
 
 
 def train(config: Experiment, workdir: Path) -> dict[str, float]:
@@ -42,10 +46,10 @@ def train(config: Experiment, workdir: Path) -> dict[str, float]:
       Interrupted: SIGTERM or Ctrl-C; everything is saved.
     """
     workdir = Path(workdir)
-    _check_config(config.train)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(workdir))
         task: Task = config.task.build()
+        check_settings(config, task)
         dataset = _open_data(config, workdir)
         check_fit(task, dataset, *([Path(config.init_from)] if config.init_from else []))
         return _Loop(config, workdir, task, dataset, stack).run()
@@ -66,11 +70,15 @@ class _Loop:
         init = functools.partial(init_state, task, optimizer, t.ema)
         shapes = jax.eval_shape(init, key)
         shardings = shard_state(self.mesh, config.mesh, shapes)
-        step = make_train_step(task, optimizer, micro_batches=t.micro_batches, ema=t.ema, seed=config.seed)
+        rows = len(dataset.train(config.seed, self.shard)[0]['mask']) * self.shard.count
+        cuts = count_micro_batches(rows, t.micro_batches, self.mesh.shape['data'])
+        if cuts != t.micro_batches:
+            log.say(
+                f'{cuts} micro-batches of {rows // cuts} rows; train.micro_batches is {t.micro_batches} on one device'
+            )
+        step = make_train_step(task, optimizer, micro_batches=cuts, ema=t.ema, seed=config.seed)
         self.train_step = jax.jit(_with_rate(step, schedule), donate_argnums=0, out_shardings=(shardings, None))
         self.eval_step = jax.jit(make_eval_step(task))
-        rows = len(dataset.train(config.seed, self.shard)[0]['mask']) * self.shard.count
-        check_batch(self.mesh, rows, t.micro_batches)
         self._check_metrics(shapes)
         self.fingerprint = json.loads(json.dumps({'seed': config.seed, **dataset.fingerprint()}, default=str))
         self.checkpoints = Checkpoints(workdir / 'checkpoints', mode=t.mode, keep_best=t.keep_best)
@@ -198,6 +206,7 @@ class _Loop:
         self.checkpoints.save(self.step, self.state, facts, metric)
 
     def _resume(self, facts: dict[str, Any]) -> None:
+        check_resumed(facts['config'], to_dict(self.config), self.workdir)
         stored, now = facts['fingerprint'], self.fingerprint
         if changed := [k for k in {**stored, **now} if stored.get(k) != now.get(k)]:
             was, is_ = (json.dumps(f.get(changed[0]))[:60] for f in (stored, now))
@@ -265,6 +274,27 @@ class _Loop:
         return False
 
 
+def check_resumed(stored: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
+    """Says what a config has otherwise than the one that the checkpoint was written with.
+
+    Raises:
+      InputError: the model, its loss, the metric that ranks checkpoints, or the seed is another one. Precision and what
+        is computed again in the backward pass may change: the function stays the same.
+    """
+    changed = find_changes(stored, now)
+    text = lambda names: '; '.join(f'{n}: {", now ".join(map(json.dumps, changed[n]))}' for n in names)
+    fixed = [n for n in changed if _FIXED.fullmatch(n) and not _FREE.fullmatch(n) and ABSENT not in changed[n]]
+    if fixed:
+        raise InputError(
+            f'the run was trained with other settings ({text(fixed)})',
+            file=workdir,
+            remedy='restore them, start over with --fresh, or choose another --workdir, with '
+            f'--config.init_from={workdir} to begin with these weights',
+        )
+    if changed:
+        log.say(f'going on with other settings ({text(changed)})')
+
+
 def begin(task: Task, state: dict, dataset: Dataset) -> dict:
     """The state with what the data or loaded weights decide before the first update."""
     if not hasattr(task, 'begin'):
@@ -303,14 +333,6 @@ def validate(
     if not total or total['loss'][1] == 0:
         raise InputError(f'no row of the {split} split takes part', remedy='check the split dates and the targets')
     return {name: s / w if w else math.nan for name, (s, w) in total.items()}
-
-
-def _check_config(t: Train) -> None:
-    for name in ('steps', 'micro_batches', 'log_every', 'eval_every', 'save_every', 'max_bad_steps'):
-        if getattr(t, name) < 1:
-            raise InputError(f'train.{name} is {getattr(t, name)}', remedy='make it 1 or more')
-    if not 0 <= t.ema < 1:
-        raise InputError(f'train.ema is {t.ema}', remedy='use 0 for none, or a decay such as 0.999')
 
 
 def _open_data(config: Experiment, workdir: Path) -> Dataset:

@@ -8,7 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fjq.config import Experiment, Mesh, Optim, Train, check_path, from_dict, from_json, nearest, to_dict, to_json
+from fjq.config import (
+    ABSENT,
+    Evaluate,
+    Experiment,
+    Mesh,
+    Optim,
+    Train,
+    check_elements,
+    check_path,
+    find_changes,
+    from_dict,
+    from_json,
+    nearest,
+    to_dict,
+    to_json,
+)
 from fjq.errors import InputError
 from fjq.parallel import Parallel
 
@@ -91,6 +106,31 @@ def test_every_field_of_an_experiment_has_a_path():
         value = getattr(config, holder.name)
         for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
             check_path(config, f'{holder.name}.{field.name}')
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (
+            {'optim': Optim(betas=('fast', 0.9))},
+            r"'optim.betas': 'fast' is no float. Give a list, as in --config.optim.betas=",
+        ),
+        ({'evaluate': Evaluate(levels=(0.1, True))}, "'evaluate.levels': True is no float"),
+        ({'mesh': Mesh(rules=(1,))}, "'mesh.rules': 1 is no str"),
+        ({'optim': Optim(decay_rules=('.*=1', 2))}, "'optim.decay_rules': 2 is no str"),
+    ],
+)
+def test_elements_of_a_tuple_have_its_type(change, words):
+    check_elements(experiment(optim=Optim(betas=(0, 0.9))))
+    with pytest.raises(InputError, match=words):
+        check_elements(experiment(**change))
+
+
+def test_changes_are_named_by_path():
+    old = to_dict(experiment())
+    new = to_dict(experiment(optim=Optim(eps=1.0), train=Train(steps=3))) | {'added': 1}
+    assert find_changes(old, old) == {}
+    assert find_changes(old, new) == {'optim.eps': (1e-8, 1.0), 'train.steps': (1000, 3), 'added': (ABSENT, 1)}
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,10 @@ TOY = f'--config={CONFIG}'
         ([TOY, '--config.optm.eps=1'], ["'optm'", "Did you mean 'optim'"]),
         ([TOY, '--config.optim.eps', '1', '--config.data.nois', '1'], ["'nois'", "Did you mean 'noise'"]),
         ([TOY, '--config.optim.learning_rate=fast'], ['config.optim.learning_rate', "'fast'"]),
+        (
+            [TOY, '--config.optim.betas=fast'],
+            ["'optim.betas'", "'fast' is no float", '--config.optim.betas="(0.1, 0.9)"'],
+        ),
         ([TOY, '--config.train.steps=1.5'], ['config.train.steps', "'1.5'"]),
         ([TOY, '--config.mesh.fsdp=maybe'], ['config.mesh.fsdp', "'maybe'"]),
         ([TOY, '--config.optim=3'], ['config.optim', '3']),

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from fjq import mesh as meshes
 from fjq.config import Mesh, Optim
 from fjq.errors import InputError
-from fjq.mesh import Vote, check_batch, connect, make_mesh, put_batch, shard_params, shard_state, this_shard
+from fjq.mesh import Vote, connect, count_micro_batches, make_mesh, put_batch, shard_params, shard_state, this_shard
 from fjq.optim import make_optimizer
 from fjq.paths import flatten
 from fjq.step import init_state, make_train_step
@@ -177,13 +177,20 @@ def test_devices_that_do_not_divide_are_named(model):
         make_mesh(Mesh(model=model))
 
 
+@pytest.mark.parametrize(
+    ('rows', 'asked', 'devices', 'count'),
+    [(16, 4, 1, 4), (16, 4, 2, 2), (16, 4, 8, 1), (16, 1, 8, 1), (20, 3, 1, 4), (24, 12, 8, 3), (56, 14, 8, 7)],
+)
+def test_devices_share_the_micro_batches(rows, asked, devices, count):
+    assert count_micro_batches(rows, asked, devices) == count
+    assert rows % (count * devices) == 0 and rows // count // devices <= rows / asked
+
+
 def test_a_batch_that_does_not_divide_is_named():
-    mesh = make_mesh(Mesh(model=2))
-    check_batch(mesh, 16, 4)
-    with pytest.raises(
-        InputError, match='24 rows does not divide by 4 micro-batches x 4 devices. Use a multiple of 16'
-    ):
-        check_batch(mesh, 24, 4)
+    with pytest.raises(InputError, match=r"'data.batch_rows': a batch of 20 rows does not divide among 8 devices"):
+        count_micro_batches(20, 1, 8)
+    with pytest.raises(InputError, match=r"'train.micro_batches': 17 micro-batches of a batch of 16 rows"):
+        count_micro_batches(16, 17)
 
 
 def grid(*rows):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -13,7 +14,9 @@ from toy import experiment
 from fjq import run
 from fjq import train as loop
 from fjq.checkpoint import best_step, read_params
+from fjq.data.windows import Split
 from fjq.errors import InputError
+from fjq.jobs import validate as validate_job
 from fjq.keys import make_key
 from fjq.optim import make_optimizer
 from fjq.paths import flatten
@@ -317,8 +320,42 @@ def test_other_data_or_another_seed_is_refused(finished, change, words):
     config, workdir, _ = finished
     before = (workdir / 'config.json').read_text()
     with pytest.raises(InputError, match=words):
-        train(experiment(train__ema=0.8, **change), workdir)
+        train(experiment(train__ema=0.8, task__dropout=0.2, **change), workdir)
     assert (workdir / 'config.json').read_text() == before  # what the run was trained with still stands there
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'task__dropout': 0.5}, r'other settings \(task.dropout: 0.2, now 0.5\).*--fresh.*--config.init_from='),
+        (
+            {'train__metric': 'mae', 'train__mode': 'max'},
+            'train.metric: "loss", now "mae"; train.mode: "min", now "max"',
+        ),
+    ],
+)
+def test_another_loss_or_metric_is_refused(finished, change, words):
+    _, workdir, _ = finished
+    with pytest.raises(InputError, match=words):
+        train(experiment(train__ema=0.8, **{'task__dropout': 0.2} | change), workdir)
+
+
+def test_what_else_changes_is_said_and_the_run_goes_on(finished, tmp_path, capsys):
+    shutil.copytree(finished[1], tmp_path / 'run')
+    train(experiment(train__ema=0.8, task__dropout=0.2), tmp_path / 'run')
+    assert 'other settings' not in capsys.readouterr().out
+    train(experiment(train__ema=0.8, task__dropout=0.2, train__steps=21, optim__learning_rate=0.05), tmp_path / 'run')
+    said = capsys.readouterr().out
+    assert 'going on with other settings (optim.learning_rate: 0.1, now 0.05; train.steps: 20, now 21)\n' in said
+
+
+def test_precision_and_memory_are_no_other_function():
+    stored = {'type': 'T', 'task': {'dtype': 'float32', 'gpt': {'remat': 'none', 'width': 4}, 'old': 1}}
+    now = {'type': 'T', 'task': {'dtype': 'bfloat16', 'gpt': {'remat': 'block', 'width': 4}, 'new': 1}}
+    loop.check_resumed(stored, now, 'run')  # fields that only one has are of another version of the code
+    now['task']['gpt']['width'] = 8
+    with pytest.raises(InputError, match=r'run: .*\(task.gpt.width: 4, now 8\)'):
+        loop.check_resumed(stored, now, 'run')
 
 
 def test_another_model_is_refused(finished):
@@ -345,13 +382,41 @@ def test_an_unknown_metric_is_named_before_the_first_step(tmp_path):
         ({'train__max_bad_steps': 0}, 'train.max_bad_steps is 0'),
         ({'train__ema': 1.0}, 'train.ema is 1.0'),
         ({'train__mode': 'least'}, "train.mode is 'least'"),
-        ({'data__batch': 12}, 'a batch of 12 rows does not divide by 1 micro-batches x 8 devices'),
-        ({'train__micro_batches': 4}, 'a batch of 16 rows does not divide by 4 micro-batches x 8 devices'),
+        ({'optim__betas': (0.9,)}, 'optim.betas is'),
+        ({'optim__warmup_steps': 20}, 'optim.warmup_steps is 20 in a run of 20 steps'),
+        ({'data__batch': 12}, 'a batch of 12 rows does not divide among 8 devices'),
+        ({'train__micro_batches': 17}, '17 micro-batches of a batch of 16 rows'),
     ],
 )
 def test_a_config_that_cannot_run_is_named(tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         train(experiment(**change), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'train__mode': 'least'}, 'train.mode'),
+        ({'optim__betas': (0.9,)}, 'optim.betas'),
+        ({'optim__decay_rules': ('x=1',)}, 'optim.decay_rules'),
+        ({'split': {'train_end': '2022-13-01'}}, "'2022-13-01' is no date"),
+        ({'split': {'valid_end': '2021-01-01'}}, "'data.split': train ends at 2022-01-31 and valid at 2021-01-01"),
+        ({'split': {'purge_days': -1}}, "'data.split.purge_days': -1 days. Give 0 or more"),
+    ],
+)
+@pytest.mark.parametrize('job', [train, validate_job.run])
+def test_a_cheap_mistake_is_told_before_the_data_are_opened(tmp_path, monkeypatch, job, change, words):
+    config = experiment(**{k: v for k, v in change.items() if k != 'split'})
+    dates = {'train_end': '2022-01-31', 'valid_end': '2022-02-28', 'purge_days': 0, 'embargo_days': 0}
+    config.data.split = Split(**(dates | change.get('split', {})))
+    monkeypatch.setattr(toy.ToyData, 'open', lambda *_: pytest.fail('the data were opened'))
+    with pytest.raises(InputError, match=words):
+        job(config, tmp_path)
+
+
+def test_devices_share_the_micro_batches_and_it_is_said(tmp_path, capsys):
+    train(experiment(train__steps=3, data__batch=32, train__micro_batches=16), tmp_path)
+    assert '2 micro-batches of 16 rows; train.micro_batches is 16 on one device' in capsys.readouterr().out
 
 
 def test_an_empty_validation_split_is_named(tmp_path, monkeypatch):
@@ -392,8 +457,6 @@ def test_the_facts_of_a_run_are_on_disk(finished):
 
 
 def test_a_fresh_start_leaves_only_caches(finished, tmp_path):
-    import shutil
-
     shutil.copytree(finished[1], tmp_path / 'run')
     (tmp_path / 'run' / 'cache').mkdir()
     run.start_over(tmp_path / 'run')

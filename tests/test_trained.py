@@ -14,7 +14,7 @@ import pytest
 import toy
 
 import fjq
-from fjq.calibration import Calibration, SplitConformal
+from fjq.calibration import Calibration, PastErrors, SplitConformal
 from fjq.config import Experiment
 from fjq.data.tcn import TcnData
 from fjq.data.windows import Split
@@ -85,8 +85,10 @@ FRAMES = {
 
 
 @pytest.mark.parametrize('kind', FRAMES)
-def test_frames_of_every_kind(trained, by_hand, kind):
+def test_frames_of_every_kind(trained, by_hand, kind, monkeypatch):
     make, wanted = FRAMES[kind]
+    errors = {'scale': 'level', 'errors_HxE': [[-0.5, 0.0, 0.5]], 'weight_HxE': [[1.0] * 3]}
+    monkeypatch.setattr(trained, 'calibration', Calibration(PastErrors(), errors, None))
     out = trained.predict_df(make(make_ticks()), levels=(0.1, 0.5))
     assert isinstance(out, wanted)
     names = out if kind == 'dict' else out.column_names if kind == 'pyarrow' else out.columns
@@ -95,8 +97,13 @@ def test_frames_of_every_kind(trained, by_hand, kind):
     assert [str(d)[:10] for d in columns['time'].astype('datetime64[D]')] == ['2022-02-01', '2022-02-02', '2022-02-03']
     assert set(columns['id']) == {'SPY'} and columns['horizon'].tolist() == [30, 30, 30]
     np.testing.assert_allclose(columns['mean'].astype(float), by_hand, rtol=1e-5)
-    np.testing.assert_allclose(columns['q10'].astype(float), by_hand, rtol=1e-5)  # a point has no width
+    np.testing.assert_allclose(columns['q50'].astype(float), by_hand, rtol=1e-5)
+    np.testing.assert_allclose(columns['q10'].astype(float), np.array(by_hand) - 0.5, rtol=1e-5)
     assert np.isnan(columns['target'].astype(float)).all()  # nothing is known of the future
+
+
+def test_a_point_without_known_errors_has_no_interval(trained):
+    assert trained.predict_df(make_ticks()).column_names == ['id', 'time', 'horizon', 'mean', 'target']
 
 
 def test_the_order_of_rows_and_further_columns_do_not_matter(trained, by_hand):

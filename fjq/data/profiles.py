@@ -2,7 +2,8 @@
 
 The budgets of stocks and options are those of the original program; those of the index are its published 4,000 chunks
 at 16 GB and 24,000 at 80 GB, which micro-batches make possible, in between and above by memory. What runs at once is
-what the original could hold in bfloat16 without recomputing activations, about 25 to 50 MB a chunk.
+what the original could hold in bfloat16 without recomputing activations, about 25 to 50 MB a chunk. Rows are rounded up
+so that 2, 4 or 8 devices can share them.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from fjq.errors import InputError
 
 
 class Profile(NamedTuple):
-    """A device. memory in GB; chunks: stream -> chunks an update; at_once: chunks of a micro-batch."""
+    """A device. memory in GB; chunks: stream -> chunks an update; at_once: chunks that one device runs at once."""
 
     memory: int
     chunks: dict[str, int]
@@ -20,12 +21,13 @@ class Profile(NamedTuple):
 
 
 class BatchSize(NamedTuple):
-    """What goes into a config: `data.batch_rows` and `train.micro_batches`."""
+    """What goes into a config: `data.batch_rows` and `train.micro_batches`, as on one device."""
 
     rows: int
     micro_batches: int
 
 
+DEVICES = 8  # that can share a batch, as can 4 or 2
 PROFILES = {
     'cpu': Profile(0, {'stocks': 400, 'options': 400, 'index': 400}, at_once=200, filter_stocks=True),
     'rtx5080': Profile(16, {'stocks': 2_000, 'options': 2_800, 'index': 4_000}, at_once=200, filter_stocks=True),
@@ -44,7 +46,8 @@ def find_profile(name: str) -> Profile:
 
 
 def size_batch(name: str, stream: str, row_chunks: int) -> BatchSize:
-    """Rows of `row_chunks` chunks within a profile's budget, in micro-batches of equal size.
+    """A profile's budget in rows of `row_chunks` chunks, rounded up to a multiple of `DEVICES`, in micro-batches of
+    equal size.
 
     Args:
       row_chunks: the last of `data.chunk_buckets`.
@@ -63,7 +66,7 @@ def size_batch(name: str, stream: str, row_chunks: int) -> BatchSize:
             column='chunk_buckets',
             remedy=f'make the last bucket {profile.at_once} or less',
         )
-    at_once = 2 ** ((profile.at_once // row_chunks).bit_length() - 1)  # divides among 2, 4 or 8 devices
-    rows = profile.chunks[stream] // row_chunks
-    micro_batches = max(rows // at_once, 1)
-    return BatchSize(min(rows, at_once) * micro_batches, micro_batches)
+    budget = max(profile.chunks[stream] // row_chunks, 1)
+    rows = -(-budget // DEVICES) * DEVICES
+    at_once = profile.at_once // row_chunks
+    return BatchSize(rows, next(n for n in range(1, rows + 1) if rows % n == 0 and n * at_once >= rows))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fjq.config import Experiment
-from fjq.evaluate import conclude, evaluate, is_known, write
+from fjq.evaluate import check_evaluate, conclude, evaluate, is_known, write
 from fjq.log import say
 from fjq.run import adopt_task, changes_since_training, open_data
 from fjq.trained import Trained
@@ -12,6 +12,7 @@ from fjq.trained import Trained
 def run(config: Experiment, workdir: Path) -> None:
     """Writes evaluation.json, forecasts/SPLIT.parquet and a fitted calibration.json, and prints the table."""
     config = adopt_task(config, workdir)
+    check_evaluate(config.evaluate)
     dataset = open_data(config, workdir)
     trained = Trained.load(workdir)
     findings, table = evaluate(config, trained, dataset)

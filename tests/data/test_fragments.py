@@ -11,6 +11,7 @@ from fjq.data.fragments import cut_days, pick_bucket
 from fjq.data.order import InOrder, Shuffled
 from fjq.data.profiles import PROFILES, size_batch
 from fjq.errors import InputError
+from fjq.mesh import count_micro_batches
 
 DATES = ['2022-02-01', '2022-02-02']
 
@@ -76,15 +77,18 @@ def test_buckets():
 @pytest.mark.parametrize('name', PROFILES)
 @pytest.mark.parametrize('stream', ['stocks', 'options', 'index'])
 @pytest.mark.parametrize('row_chunks', [50, 200])
-def test_batches_of_profiles_keep_their_budgets(name, stream, row_chunks):
+def test_batches_of_profiles_keep_their_budgets_on_any_devices(name, stream, row_chunks):
     size, profile = size_batch(name, stream, row_chunks), PROFILES[name]
-    assert 0.9 * profile.chunks[stream] < size.rows * row_chunks <= profile.chunks[stream]
+    assert 0.9 * profile.chunks[stream] < size.rows * row_chunks < profile.chunks[stream] + 8 * row_chunks
     assert size.rows % size.micro_batches == 0
-    assert size.rows // size.micro_batches * row_chunks <= profile.at_once
+    for devices in (1, 2, 4, 8):
+        count = count_micro_batches(*size, devices)
+        assert size.rows // count // devices * row_chunks <= profile.at_once
+        assert devices > 1 or count == size.micro_batches
 
 
 def test_published_batches_of_the_index():
-    assert size_batch('rtx5080', 'index', 200).rows * 200 == 4_000
+    assert size_batch('rtx5080', 'index', 200).rows * 200 == 4_800  # 4,000, and rows up to a multiple of 8
     assert size_batch('h100', 'index', 200).rows * 200 == size_batch('a100', 'index', 200).rows * 200 == 24_000
 
 
