@@ -61,7 +61,7 @@ class BarWindows:
         else:
             starts = ends - config.window + 1
         starts = np.maximum(starts, first)
-        kept = np.flatnonzero((ends - starts + 1 >= config.min_bars) & (ends % config.stride == 0))
+        kept = np.flatnonzero(ends - starts + 1 >= config.min_bars)
         if not len(kept):
             raise InputError(
                 f'no window of {config.window} bars has {config.min_bars}',
@@ -70,7 +70,9 @@ class BarWindows:
                 remedy="lower it, or set span='bars'",
             )
         self._end, self._start = kept, starts[kept]
-        self._target, self._valid, self._last = self._label(kept)
+        due = bars.time[kept] // bars.length % config.stride == 0  # on the clock, whichever bar the file begins with
+        self._target, valid, self._last = self._label(kept)
+        self._due, self._valid = due, valid & due[:, None]
 
     def train(self, seed: int, shard: Shard) -> 'grain.MapDataset':
         """Endless; each epoch is a permutation of the training windows."""
@@ -123,7 +125,8 @@ class BarWindows:
 
     def rows(self, split: str) -> dict[str, np.ndarray]:
         """id, time (when the bar closed, UTC), hour (exchange, at which the bar began), scale (EWMA volatility of a
-        bar) [N]; target, valid, label_end [N, H]; horizon [H], in bars."""
+        bar) [N]; target, valid, label_end [N, H]; horizon [H], in bars. `all` has every bar; of these the rows between
+        those that the stride trains and scores are not valid."""
         places = self._places(split)
         end = self._end[places]
         return {
@@ -211,6 +214,9 @@ class BarWindows:
     def _parts(self) -> dict[str, np.ndarray]:
         """Places of the rows of train, valid and test."""
         usable = np.flatnonzero(self._valid.any(1))
+        if not self._due.any():
+            what = f'none of {len(self._end)} windows ends on the clock at a multiple of {self.config.stride} bars'
+            raise InputError(what, file=self.config.path or None, column='stride', remedy='make it less')
         if not len(usable):
             raise InputError('no row has a target', file=self.config.path or None, remedy='give more bars')
         if self.config.fold >= 0:
@@ -224,7 +230,7 @@ class BarWindows:
 
     def _count(self, parts: dict[str, np.ndarray]) -> dict[str, int]:
         used, usable = {name: len(rows) for name, rows in parts.items()}, int(self._valid.any(1).sum())
-        return used | {'purged or unused': usable - sum(used.values()), 'without target': len(self._end) - usable}
+        return used | {'purged or unused': usable - sum(used.values()), 'without target': int(self._due.sum()) - usable}
 
     def _walk(self, usable: np.ndarray) -> Parts:
         """The fold's parts, rows of `usable`. Positions are bars: labels are purged by the bar in which they end, and

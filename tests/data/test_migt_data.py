@@ -245,6 +245,30 @@ def test_a_file_of_live_bars_needs_no_training_rows(tmp_path):
         live.rows('train')
 
 
+def test_rows_lie_on_the_clock_and_the_newest_is_forecast():
+    """Whichever bar a file starts with, at any stride; those in between train and score nothing."""
+    table, config = settings().simulate().to_table(), settings(stride=12)
+    long, short = (config.from_table(table.slice(k)) for k in (0, 3))
+    for data in (long, short):
+        rows = data.rows('all')
+        assert rows['time'][-1] == data.history()['time'][-1]  # the live forecast
+        due = rows['time'].astype('datetime64[m]').astype(int) % 60 == 5  # of the bar that opens the hour
+        np.testing.assert_array_equal(rows['valid'].any(1), due & np.isfinite(rows['target']).any(1))
+        assert sum(data.counts().values()) == due.sum()
+    for split in ('train', 'valid', 'test'):
+        assert set(long.rows(split)['time'].astype('datetime64[m]').astype(int) % 60) == {5}
+    np.testing.assert_array_equal(long.rows('test')['time'], short.rows('test')['time'])
+
+
+def test_a_stride_that_no_row_lies_on_is_named():
+    table = settings().simulate().to_table().slice(0, 150)
+    with pytest.raises(
+        InputError,
+        match="column 'stride': none of .* windows ends on the clock at a multiple of 5000 bars. Make it less",
+    ):
+        settings(stride=5000).from_table(table).rows('train')
+
+
 def test_cache_and_fingerprint(tmp_path):
     """A table of a live day gives the bits of the file; a damaged cache is found; other settings are other data."""
     config = settings()
