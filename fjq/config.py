@@ -73,7 +73,8 @@ class Evaluate:
 
     split: str = 'test'
     baselines: tuple[Any, ...] = ()  # dataclasses of fjq.baselines
-    calibration: Any = None  # a dataclass of fjq.calibration, fitted on the valid split; None = forecasts as they are
+    # A dataclass of fjq.calibration, fitted on the valid split; None = forecasts as they are, points with past errors.
+    calibration: Any = None
     studies: tuple[Any, ...] = ()  # dataclasses of fjq.studies: further tables and charts
     levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
     loss: str = 'qlike'  # the loss whose difference is tested

@@ -282,7 +282,7 @@ def check_resumed(stored: dict[str, Any], now: dict[str, Any], workdir: Path) ->
         is computed again in the backward pass may change: the function stays the same.
     """
     changed = find_changes(stored, now)
-    text = lambda names: '; '.join(f'{n}: {", now ".join(map(json.dumps, changed[n]))}' for n in names)
+    text = lambda names: '; '.join(f'{n}: ' + ', now '.join(json.dumps(v)[:60] for v in changed[n]) for n in names)
     fixed = [n for n in changed if _FIXED.fullmatch(n) and not _FREE.fullmatch(n) and ABSENT not in changed[n]]
     if fixed:
         raise InputError(
