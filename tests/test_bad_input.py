@@ -242,11 +242,15 @@ def test_a_bad_target_file_is_named(files, train, tmp_path, case):
     assert not left(tmp_path)
 
 
-def test_a_horizon_without_its_column_is_made_from_the_daily_values(files, train):
+def test_a_horizon_without_its_column_is_made_from_the_daily_values_only_on_demand(files, train):
+    words = 'rv.parquet', "column 'rv_3d_forward'", 'the forward columns are: rv_1d_forward', 'data.compute_labels=true'
+    assert_refused(train('--config.data.horizons=(3,)'), *words)
     pq.write_table(targets(rv_1d_forward=None), files / 'rv.parquet')
-    code, err, out = train('--config.data.horizons=(3,)')
+    compute = '--config.data.compute_labels=true'
+    code, err, out = train('--config.data.horizons=(3,)', compute)
     assert code == 0 and not err
-    assert_refused(train('--fresh', '--config.data.horizons=(300,)'), 'rv.parquet', 'no day has a label 300 days ahead')
+    far = train('--fresh', '--config.data.horizons=(300,)', compute)
+    assert_refused(far, 'rv.parquet', 'no day has a label 300 days ahead')
 
 
 def test_no_overlap_with_the_target_file(files, train, tmp_path):
