@@ -215,7 +215,8 @@ def _measure_file(options: ComputeRv, path: Path) -> list[Day]:
 
 def _name_tickers(path: Path, options: ComputeRv) -> str:
     """Some of what a file of ticks does hold, and what to do with it, for a message."""
-    names = sorted(next(iter_columns(path, {'ticker': 'text'})).table['ticker'].unique().drop_null().to_pylist())
+    blocks = iter_columns(path, {'ticker': 'text'})
+    names = sorted({name for b in blocks for name in b.table['ticker'].unique().to_pylist() if name})
     shown = ', '.join(names[:TICKERS_SHOWN]) + (' and more' if names[TICKERS_SHOWN:] else '')
     return f'{path.name} has {shown}: set data.rv.ticker to one, or data.rv.root to ticks of {options.ticker}'
 

@@ -162,7 +162,7 @@ def test_the_file_has_the_known_schema_and_its_labels(market, tmp_path, capsys):
         expected = forward_rv(np.array(dates, 'datetime64[D]'), daily_rv, h)[0]
         np.testing.assert_array_equal(table[name].to_numpy(), expected)
         assert table[name].null_count == np.isnan(expected).sum()
-    assert 'days left out, no price in the session: 1' in capsys.readouterr().out
+    assert 'days left out, no tick of SPY: 1' in capsys.readouterr().out
     write_table(table, tmp_path / 'new' / 'rv.parquet')
     assert [p.name for p in (tmp_path / 'new').iterdir()] == ['rv.parquet']
     assert read_targets(tmp_path / 'new' / 'rv.parquet', (10,)).valid.sum() == 12 - table['rv_10d_forward'].null_count
@@ -343,4 +343,4 @@ def test_the_real_index_files_and_their_holiday(data_dir, tmp_path, capsys):
     assert [d.day for d in table['date'].to_pylist()] == [18, 22]
     assert table['n_ticks'].to_pylist() == [390, 390]  # 391 minutes, the first of which shows 0
     assert 0.1 < table['daily_rv'].to_numpy().min() and table['daily_rv'].to_numpy().max() < 0.4
-    assert 'no price in the session: 1' in capsys.readouterr().out
+    assert 'no tick of SPX: 1' in capsys.readouterr().out
