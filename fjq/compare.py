@@ -4,6 +4,7 @@ Targets h rows long overlap, so n rows hold about n / h independent ones, and wh
 noise. With 116 rows of 21-day targets and no difference at all (simulated, nominal 5 %), the classical
 Diebold-Mariano test claims one in 16 %, plain percentile bootstrap intervals of 21-row blocks miss zero in 29 %.
 The defaults here are the variants that kept 2 to 7 % there; `tests/test_compare.py` repeats their simulation.
+Nor are rows of one moment independent, as assets move together: whatever has several counts moments, not rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,6 +89,7 @@ def block_bootstrap(
     seed: int,
     statistic: Callable[[np.ndarray], np.ndarray] | None = None,
     level: float = 0.95,
+    time=None,
 ) -> Interval:
     """An interval for the mean of a dependent series, or for a function of the means of several.
 
@@ -97,11 +99,12 @@ def block_bootstrap(
 
     Args:
       values: [N], or [N, K] whose columns are resampled together, in time order.
-      block: rows in a block.
+      block: rows in a block; with `time`, moments.
       draws: resamples.
       seed: of the resampling.
       statistic: means [..., K] (or [...] for values [N]) -> [...]; None = the means themselves.
       level: of the interval.
+      time: [N] in any order; rows of one moment, such as those of assets that move together, are resampled together.
 
     Returns:
       Interval; from -inf to inf where there are not even two blocks.
@@ -114,6 +117,17 @@ def block_bootstrap(
     if block < 1 or draws < 1 or not 0 < level < 1:
         raise InputError(f'a block of {block} rows, {draws} draws, level {level}', remedy='give 1 or more of each')
     statistic = statistic or (lambda means: means)
+    if time is not None:
+        sums, count = sum_moments(values.reshape(n, -1), time)
+        of_rows = lambda means: (means[..., :-1] / means[..., -1:]).reshape(means.shape[:-1] + values.shape[1:])
+        return block_bootstrap(
+            np.concatenate([sums, count[:, None]], 1),
+            block=block,
+            draws=draws,
+            seed=seed,
+            statistic=lambda means: statistic(of_rows(means)),
+            level=level,
+        )
     estimate = statistic(values.mean(0))
     blocks = n / block
     if blocks < 2:
@@ -134,9 +148,18 @@ def block_bootstrap(
     return Interval(low, high)
 
 
+def sum_moments(values, time) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of the rows [N, ...] of each moment [M, ...], in order of time, and how many they are [M]."""
+    moments, place, count = np.unique(time, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(moments), *np.shape(values)[1:]))
+    np.add.at(sums, place, values)
+    return sums, count
+
+
 def relative_skill(means: np.ndarray) -> np.ndarray:
     """1 - mean loss of the model / mean loss of the reference, from means [..., 2]; for `block_bootstrap`."""
-    return 1 - means[..., 0] / means[..., 1]
+    with np.errstate(divide='ignore', invalid='ignore'):  # a reference without any loss
+        return 1 - means[..., 0] / means[..., 1]
 
 
 def effective_size(n: int, overlap: float) -> float:
@@ -157,11 +180,20 @@ def count_overlap(rows: dict[str, np.ndarray]) -> list[int]:
     Raises:
       InputError: the rows have no label_end.
     """
+    return _count_dates(rows, rows['time'])
+
+
+def count_span(rows: dict[str, np.ndarray]) -> list[int]:
+    """Moments that a typical target spans, one a horizon: `count_overlap` where all rows of a moment count as one."""
+    return _count_dates(rows, np.unique(rows['time']))
+
+
+def _count_dates(rows: dict[str, np.ndarray], dates: np.ndarray) -> list[int]:
     if 'label_end' not in rows:
         raise InputError('the rows have no label_end to count overlaps by', remedy='set evaluate.overlap and block')
     time, valid = rows['time'], rows['valid']
     end = np.where(valid, rows['label_end'].astype(time.dtype), time[:, None])
-    count = np.searchsorted(time, end, side='right') - np.searchsorted(time, time, side='right')[:, None]
+    count = np.searchsorted(dates, end, side='right') - np.searchsorted(dates, time, side='right')[:, None]
     return [max(int(np.median(count[valid[:, h], h])), 1) if valid[:, h].any() else 1 for h in range(valid.shape[1])]
 
 
@@ -175,21 +207,6 @@ def non_overlapping(time, label_end, mask) -> np.ndarray:
         out.append(place)
         place = max(int(following[place]), place + 1)
     return kept[np.array(out, int)]
-
-
-def model_confidence_set(
-    losses, names: Sequence[str], *, block: int, draws: int, seed: int, size: float = 0.1
-) -> list[str]:
-    """The models that cannot be told from the best one at confidence 1 - size (Hansen, Lunde and Nason 2011).
-
-    losses: [N, K], one column a model in the order of `names`. Needs the package arch.
-    """
-    from arch.bootstrap import MCS
-
-    losses = _finite(np.asarray(losses, np.float64))
-    rule = MCS(losses, size, block_size=block, reps=draws, bootstrap='circular', seed=np.random.default_rng(seed))
-    rule.compute()
-    return [names[int(i)] for i in sorted(rule.included)]
 
 
 def pit(law: Law, target, mask=None, seed: int | None = None) -> np.ndarray:

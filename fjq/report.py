@@ -23,7 +23,7 @@ MOST_DRAWN = 500  # rows of a figure of forecasts, the last ones
 _DIFFERENCES = (
     '{loss} of each baseline minus that of the model; above 0 the model is better. Intervals: 95 %, block bootstrap. '
     'p: Diebold-Mariano with the equal-weighted cosine variance, which holds its size when targets overlap; '
-    'p (NW): with Newey-West, which then rejects too often.'
+    'p (NW): with Newey-West, which then rejects too often. R2: 1 - MSE / MSE of the baseline.'
 )
 
 
@@ -107,9 +107,14 @@ def _evaluation(findings: dict[str, Any], workdir: Path, plots) -> Iterator[Bloc
         if differences:
             yield Text(_DIFFERENCES.format(loss=findings['loss']))
             yield Table(
-                ('baseline', 'difference', 'low', 'high', 'p', 'p (NW)', 'the model is'),
+                ('baseline', 'difference', 'low', 'high', 'p', 'p (NW)', 'the model is', 'R2', 'low', 'high'),
                 [
-                    (n, *(_number(d[k]) for k in ('mean', 'low', 'high', 'p', 'p_newey_west')), d['model'])
+                    (
+                        n,
+                        *(_number(d[k]) for k in ('mean', 'low', 'high', 'p', 'p_newey_west')),
+                        d['model'],
+                        *(_number(d.get(k, np.nan)) for k in ('r2', 'r2_low', 'r2_high')),
+                    )
                     for n, d in differences.items()
                 ],
             )

@@ -1,6 +1,7 @@
 """The figures of one forecaster, and of one beside another, on rows that both answer."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -64,16 +65,28 @@ def difference(
     draws: int,
 ) -> list[dict[str, float]]:
     """Loss of the baseline minus loss of the model, one a horizon: mean, 95 % block bootstrap interval, and the
-    Diebold-Mariano test with a Newey-West variance. Positive = the model is better."""
-    fn, out = LOSSES[loss], []
-    entries = []
-    for j in (model, other):
-        entries.append(np.asarray(fn(rows['target'], j.law if loss == 'crps' else j.point, mask, ())[0]))
+    Diebold-Mariano test of the mean losses of the moments, with either variance. Positive = the model is better.
+
+    R2 is that of the model against the baseline, 1 - MSE / MSE of the baseline, with the same kind of interval.
+    overlaps, blocks: moments that a target spans, and that are resampled together with all their rows.
+    """
+    losses, squares = (
+        [np.asarray(fn(rows['target'], j.law if fn is metrics.crps else j.point, mask, ())[0]) for j in (model, other)]
+        for fn in (LOSSES[loss], LOSSES['mse'])
+    )
+    out = []
     for h in range(mask.shape[1]):
-        ours, theirs = (e[mask[:, h], h] for e in entries)
-        low, high = compare.block_bootstrap(theirs - ours, block=blocks[h], draws=draws, seed=0)
+        keep = mask[:, h]
+        interval = functools.partial(
+            compare.block_bootstrap, block=blocks[h], draws=draws, seed=0, time=rows['time'][keep]
+        )
+        ours, theirs = (values[keep, h] for values in losses)
+        both = np.stack([values[keep, h] for values in squares], 1)
+        (low, high), (r2_low, r2_high) = interval(theirs - ours), interval(both, statistic=compare.relative_skill)
+        sums, count = compare.sum_moments(np.stack([theirs, ours], 1), rows['time'][keep])
         test, classical = (
-            compare.diebold_mariano(theirs, ours, horizon=overlaps[h], variance=v) for v in ('cosine', 'newey-west')
+            compare.diebold_mariano(*(sums / count[:, None]).T, horizon=overlaps[h], variance=v)
+            for v in ('cosine', 'newey-west')
         )
         verdict = 'better' if low > 0 else 'worse' if high < 0 else 'not told apart'
         out.append(
@@ -85,6 +98,9 @@ def difference(
                 'p': test.p,
                 'p_newey_west': classical.p,
                 'model': verdict,
+                'r2': float(compare.relative_skill(both.mean(0))),
+                'r2_low': r2_low,
+                'r2_high': r2_high,
             }
         )
     return out

@@ -8,16 +8,18 @@ from scipy import stats
 
 from fjq import compare
 from fjq.studies import Chart, Study
-from fjq.studies.thinning import thin
+from fjq.studies.thinning import thin_moments
 
 PARTS = ('calm', 'middle', 'wild')
+DRAWS = 1000  # of the bootstrap
 
 
 @dataclasses.dataclass(kw_only=True)
 class Coverage:
-    """Coverage with the tests of Kupiec (1995) and Christoffersen (1998), PIT, QICE, widths and reliability.
+    """Coverage with its interval, the tests of Kupiec (1995) and Christoffersen (1998), PIT, QICE, widths, reliability.
 
-    The tests and the Kolmogorov-Smirnov test of the PIT take rows whose targets do not overlap, all else every row.
+    The tests and the Kolmogorov-Smirnov test of the PIT take rows whose targets do not overlap, one a moment, all else
+    every row; the interval resamples blocks of moments with all their rows.
     Hours are those of `rows['hour']`; terciles are of `rows['scale']`, or without it of the model's own widths.
     """
 
@@ -30,6 +32,7 @@ class Coverage:
         target, model = rows['target'], judged[0]
         inside, width, tables = {}, {}, {}
         overall = tables['Central intervals'] = []
+        blocks = [2 * span for span in compare.count_span(rows)] if 'label_end' in rows else [0] * mask.shape[1]
         for j in judged:
             lo, hi = (np.asarray(end, np.float64) for end in j.law.interval(self.level))
             inside[j.name], width[j.name] = (target >= lo) & (target <= hi), hi - lo
@@ -42,10 +45,11 @@ class Coverage:
                     line
                     | {
                         f'coverage {self.level:.0%}': _mean(inside[j.name], mask, h),
+                        **_ends(inside[j.name], rows['time'], mask, h, blocks[h]),
                         f'width {self.level:.0%}': _mean(width[j.name], mask, h),
                         'QICE': qice(quantiles[mask[:, h], h], target[mask[:, h], h], self.levels),
                     }
-                    | self._test(pit[:, h], inside[j.name][:, h], thin(rows, mask, h))
+                    | self._test(pit[:, h], inside[j.name][:, h], thin_moments(rows, mask, h))
                 )
         overall.sort(key=lambda line: [str(h) for h in rows['horizon']].index(line['horizon']))
         volatility = rows.get('scale', width[model.name][:, 0])
@@ -98,8 +102,9 @@ class Coverage:
             share = line[f'coverage {self.level:.0%}']
             if line['forecaster'] != model or abs(share - self.level) <= self.tolerance:
                 continue
-            chance = ', as chance may have it' if line['p Kupiec'] > 0.05 else ''
-            wrong.append(f'{share:.1%} at horizon {line["horizon"]} ({line["independent"]} independent rows{chance})')
+            chance = ', as chance may have it' if line['low'] <= self.level <= line['high'] else ''
+            span = f'{line["low"]:.1%} to {line["high"]:.1%}{chance}, {line["independent"]} independent moments'
+            wrong.append(f'{share:.1%} at horizon {line["horizon"]} ({span})')
         if not wrong:
             return [f'{promise} covers within {self.tolerance:.1%} of that at every horizon.']
         return [f'{promise} is off by more than {self.tolerance:.1%}: it covers {", ".join(wrong)}.']
@@ -122,6 +127,20 @@ def _by_part(parts: dict, what: str, inside, width, rows: dict, mask: np.ndarray
         line |= {f'coverage {n}': _mean(inside, taken, h) for h, n in enumerate(rows['horizon'])}
         out.append(line | {f'width {n}': _mean(width, taken, h) for h, n in enumerate(rows['horizon'])})
     return out
+
+
+def _ends(inside: np.ndarray, time: np.ndarray, mask: np.ndarray, h: int, block: int) -> dict[str, float]:
+    """The 95 % interval of the coverage; NaN where it is not known."""
+    keep, low, high = mask[:, h], np.nan, np.nan
+    if block and keep.any():
+        hits = inside[keep, h].astype(np.float64)
+        low, high = compare.block_bootstrap(hits, block=block, draws=DRAWS, seed=0, time=time[keep])
+    known = np.isfinite([low, high]).all()
+    return (
+        {'low': max(float(low), 0.0), 'high': min(float(high), 1.0)}
+        if known
+        else dict.fromkeys(('low', 'high'), np.nan)
+    )
 
 
 def _mean(values: np.ndarray, mask: np.ndarray, h: int) -> float:

@@ -21,7 +21,7 @@ class QuantileScores:
     reference: str = ''  # the forecaster that skill is measured against; '' = the first baseline
     levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
     intervals: tuple[float, ...] = (0.5, 0.8, 0.9)  # of the WIS
-    block: int = 0  # rows in a bootstrap block; 0 = twice the rows that a target spans
+    block: int = 0  # moments, with all their rows, in a bootstrap block; 0 = twice the moments that a target spans
     draws: int = 1000  # of the bootstrap
 
     def run(self, trained, dataset, split, judged, rows, mask) -> Study:
@@ -30,7 +30,7 @@ class QuantileScores:
         if self.reference and self.reference not in names:
             raise InputError(f'no forecaster is called {self.reference!r}', remedy='choose one of ' + ', '.join(names))
         reference = self.reference or next(iter(others), '')
-        blocks = [self.block] * mask.shape[1] if self.block else [2 * o for o in compare.count_overlap(rows)]
+        blocks = [self.block] * mask.shape[1] if self.block else [2 * o for o in compare.count_span(rows)]
         scores, pinball, crps = [], [], {}
         for j in judged:
             crps[j.name] = np.asarray(metrics.crps(rows['target'], j.law, mask, ())[0], np.float64)
@@ -45,8 +45,9 @@ class QuantileScores:
                 line |= {'crps': float(crps[j.name][keep, h].mean()), 'wis': float(wis[keep, h].mean())}
                 if reference:
                     both = np.stack([crps[j.name][keep, h], crps[reference][keep, h]], 1)
-                    line |= self._with_interval('skill', both, compare.relative_skill, blocks[h])
-                scores.append(line | self._direction(rows['target'][keep, h], quantiles[keep, h], blocks[h]))
+                    line |= self._with_interval('skill', both, compare.relative_skill, blocks[h], rows['time'][keep])
+                direction = self._direction(rows['target'][keep, h], quantiles[keep, h], blocks[h], rows['time'][keep])
+                scores.append(line | direction)
         for lines in (scores, pinball):
             lines.sort(key=lambda line: [str(h) for h in rows['horizon']].index(line['horizon']))
         tables = {f'Scores{f", skill against {reference}" if reference else ""}': scores, 'Pinball loss': pinball}
@@ -63,20 +64,22 @@ class QuantileScores:
         count = len(self.levels)
         return quantiles[..., -1], losses[..., :count], 2 * losses[..., count:].mean(-1)  # Bracher et al., equation 3
 
-    def _direction(self, target: np.ndarray, median: np.ndarray, block: int) -> dict[str, float]:
+    def _direction(self, target: np.ndarray, median: np.ndarray, block: int, time: np.ndarray) -> dict[str, float]:
         """Rank correlation of the median with the target, and the share of its signs that are right."""
         x, y = (stats.rankdata(a) / len(a) - 0.5 for a in (target, median))
-        out = self._with_interval('ic', np.stack([x, y, x * x, y * y, x * y], 1), _correlation, block)
+        out = self._with_interval('ic', np.stack([x, y, x * x, y * y, x * y], 1), _correlation, block, time)
         signed = (target != 0) & (median != 0)
         hits = (np.sign(target) == np.sign(median))[signed].astype(np.float64)
-        out |= self._with_interval('right sign', hits[:, None], lambda means: means[..., 0], block)
+        out |= self._with_interval('right sign', hits[:, None], lambda means: means[..., 0], block, time[signed])
         return out | {'targets up': float((target > 0).mean()), 'medians up': float((median > 0).mean())}
 
-    def _with_interval(self, name: str, values: np.ndarray, statistic, block: int) -> dict[str, float]:
+    def _with_interval(self, name: str, values: np.ndarray, statistic, block: int, time) -> dict[str, float]:
         if not len(values):
             return dict.fromkeys((name, f'{name} low', f'{name} high'), np.nan)
         with np.errstate(invalid='ignore', divide='ignore'):
-            low, high = compare.block_bootstrap(values, block=block, draws=self.draws, seed=0, statistic=statistic)
+            low, high = compare.block_bootstrap(
+                values, block=block, draws=self.draws, seed=0, statistic=statistic, time=time
+            )
             return {name: float(statistic(values.mean(0))), f'{name} low': float(low), f'{name} high': float(high)}
 
     def _say(self, scores: list[dict[str, Any]], model: str, reference: str) -> list[str]:

@@ -103,10 +103,7 @@ class TokenScores:
 
     def _interval(self, values: np.ndarray, time: np.ndarray) -> compare.Interval:
         """Of the mean of values [K] that happen at moments [K]."""
-        place = np.unique(time, return_inverse=True)[1]
-        sums = np.stack([np.bincount(place, values), np.bincount(place)], -1)
-        ratio = lambda means: means[..., 0] / means[..., 1]
-        return compare.block_bootstrap(sums, block=self.block, draws=self.draws, seed=0, statistic=ratio)
+        return compare.block_bootstrap(values, block=self.block, draws=self.draws, seed=0, time=time)
 
     def _paths(self, judged: list, rows: dict, mask: np.ndarray) -> list[dict]:
         whole, lines, ours = mask.all(1), [], None
