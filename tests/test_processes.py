@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def multihost(workdir, *flags, **env):
     script = HERE.parent / 'launch' / 'multihost.sh'
     return subprocess.Popen(
         ['sh', str(script), f'--config={CONFIG}', f'--workdir={workdir}', *flags],
-        env=environment() | {'COORDINATOR': f'127.0.0.1:{free_port()}'} | env,
+        env=environment() | {'PYTHON': sys.executable, 'COORDINATOR': f'127.0.0.1:{free_port()}'} | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -192,7 +193,7 @@ def test_multihost_says_how_it_is_used(tmp_path):
     script = ['sh', str(HERE.parent / 'launch' / 'multihost.sh')]
     help_ = subprocess.run(script, capture_output=True, text=True)
     assert help_.returncode == 0 and 'COORDINATOR' in help_.stdout and 'set -u' not in help_.stdout
-    env = {k: v for k, v in environment().items() if k != 'COORDINATOR'} | {'PROCESSES': '4'}
+    env = {k: v for k, v in environment().items() if k != 'COORDINATOR'} | {'PROCESSES': '4', 'PYTHON': sys.executable}
     lost = subprocess.run([*script, '--config=x'], capture_output=True, text=True, env=env)
     assert lost.returncode == 2 and 'need COORDINATOR' in lost.stderr
 
