@@ -60,7 +60,7 @@ def figures(workdir):
 
 
 def wait_for_lines(workdir, count):
-    path, end = workdir / 'metrics.jsonl', time.monotonic() + 60
+    path, end = workdir / 'metrics.jsonl', time.monotonic() + 120
     while not path.exists() or path.read_bytes().count(b'\n') < count:
         assert time.monotonic() < end
         time.sleep(0.002)
