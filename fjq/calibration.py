@@ -4,6 +4,7 @@ A method is a config dataclass of `Evaluate.calibration` with
 
     fit(law, rows) -> facts                what it learnt on the valid split, ready for JSON
     apply(facts, law, rows) -> Law         the law of further rows
+    hear(facts, law, rows) -> facts        where labels go on to be followed: the facts after those of further rows
 
 A point forecast has no intervals and gets them from `PastErrors`, whatever the config says. The conformal methods work
 on pairs of levels (p, 1 - p), each horizon apart, and leave the median alone. The score of a row is how far its target
@@ -13,6 +14,7 @@ Candes 2020), so that an interval is stretched, not shifted, and keeps following
 
 import bisect
 import collections
+import copy
 import dataclasses
 import json
 import math
@@ -27,6 +29,7 @@ from fjq.compare import count_overlap
 from fjq.config import from_dict, to_dict
 from fjq.errors import InputError
 from fjq.forecast import Atoms, Law, Point, Quantiles, dress
+from fjq.log import say
 from fjq.scores import all_positive
 
 FILE = 'calibration.json'
@@ -63,7 +66,8 @@ class AdaptiveConformal:
     first. alpha starts at the nominal rate of misses and moves by rate (nominal - miss) with every label that has ended
     by then, over all series, within 0 to 1. Targets overlap: where each spans k rows, k labels move alpha as much as
     one that stands alone, and k times as many scores are remembered. Only labels of rows later than the valid split
-    count, so a forecast does not depend on how far back the table of rows reaches.
+    count. `hear` keeps how far they were followed: a table that begins later goes on from there, one that reaches back
+    to the valid split is followed anew.
     """
 
     levels: tuple[float, ...] = LEVELS  # symmetric about 0.5
@@ -71,39 +75,68 @@ class AdaptiveConformal:
     window: int = 500  # scores that are remembered, in labels that overlap no other
 
     def fit(self, law: Law, rows: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The last scores of each pair and horizon in order of time, and the time of the last row."""
+        """The state at the end of the valid split (`hear`), and the time of its last row."""
         quantiles, out, overlaps = read_quantiles(law, self.levels), [], count_overlap(rows)
         for low, high in pairs(self.levels):
             scores = score_pair(quantiles, low, high, rows['target'])
             out.append([_kept(scores, rows, h)[-self.window * k :].tolist() for h, k in enumerate(overlaps)])
-        return {'scores_PxHxN': out, 'overlap_H': overlaps, 'last': str(rows['time'].max())}
+        last, alpha = str(rows['time'].max()), [[self._nominal(pair)] * len(overlaps) for pair in pairs(self.levels)]
+        return {'scores_PxHxN': out, 'alpha_PxH': alpha, 'until': last, 'overlap_H': overlaps, 'last': last}
 
     def apply(self, facts: dict[str, Any], law: Law, rows: dict[str, np.ndarray]) -> Quantiles:
-        quantiles, time = read_quantiles(law, self.levels), rows['time']
-        live = time > np.asarray(facts['last']).astype(time.dtype)
-        stretch = []
-        for (low, high), known in zip(pairs(self.levels), facts['scores_PxHxN'], strict=True):
-            nominal, factor = 1 - self.levels[high] + self.levels[low], np.empty(quantiles.shape[:2])
-            for h, start in enumerate(known):
-                if 'target' in rows:
-                    scores = score_pair(quantiles, low, high, rows['target'])[:, h]
-                    heard = live & rows['valid'][:, h] & np.isfinite(scores)
-                    ends, overlap = rows['label_end'][:, h], facts['overlap_H'][h]
-                    factor[:, h] = self.follow(time, ends, heard, scores, start, nominal, overlap)
-                else:
-                    factor[:, h] = _at_rank(sorted(start), nominal)
-            stretch.append(factor)
-        return stretch_pairs(quantiles, self.levels, stretch)
+        quantiles, state = read_quantiles(law, self.levels), _state_for(facts, rows['time'])
+        until = _moment(state['until'], rows['time'])
+        if state is not facts and rows['time'].min() > until:
+            gap = f'those of rows from then to {rows["time"].min()} are not in this table'
+            say(f'the calibration has followed labels up to {until}; {gap}')
+        return stretch_pairs(quantiles, self.levels, list(self._replay(facts, state, quantiles, rows)[0]))
 
-    def follow(self, time, label_end, heard, scores, start: list[float], nominal: float, overlap: int) -> np.ndarray:
-        """The stretch of every row [N]. Arrays [N]; `heard` marks the labels that count once they have ended."""
+    def hear(self, facts: dict[str, Any], law: Law, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The facts with the state at the last of the rows: the last scores and alpha of each pair and horizon, and the
+        stretches of the rows whose labels may still be to come."""
+        time, state = rows['time'], _state_for(facts, rows['time'])
+        if 'target' not in rows or not rows['valid'].any() or time.max() <= _moment(state['until'], time):
+            return facts
+        stretch, alpha, scores = self._replay(facts, state, read_quantiles(law, self.levels), rows)
+        moments, ends = np.unique(time), rows['label_end'].astype(time.dtype)
+        ahead = np.searchsorted(moments, ends) - np.searchsorted(moments, time)[:, None]  # a weekend counts for none
+        least = max(len(moments) - 1 - int(ahead[rows['valid']].max()), 0)
+        open_ = np.flatnonzero((time > moments[least]) & (time > _moment(facts['last'], time)))
+        rest = {'id': _names(rows)[open_].tolist(), 'time': [str(t) for t in time[open_]]}
+        rest['stretch_PxNxH'] = stretch[:, open_].tolist()
+        new = {'scores_PxHxN': scores, 'alpha_PxH': alpha, 'until': str(time.max()), 'open': rest}
+        return facts | {'state': new}
+
+    def _replay(self, facts: dict[str, Any], state: dict[str, Any], quantiles: np.ndarray, rows: dict[str, np.ndarray]):
+        """(the stretch of every row [P, N, H], alpha_PxH, scores_PxHxN), from a state on."""
+        time, stretch = rows['time'], _stretches(state, rows, len(self.levels) // 2)
+        later = time > _moment(facts['last'], time)
+        alphas, remembered = copy.deepcopy(state['alpha_PxH']), copy.deepcopy(state['scores_PxHxN'])
+        for p, (low, high) in enumerate(pairs(self.levels)):
+            scores, heard = np.zeros(quantiles.shape[:2]), np.zeros(quantiles.shape[:2], bool)
+            ends = np.broadcast_to(time[:, None], scores.shape)
+            if 'target' in rows:
+                scores, ends = score_pair(quantiles, low, high, rows['target']), rows['label_end'].astype(time.dtype)
+                heard = rows['valid'] & np.isfinite(scores) & later[:, None] & (ends > _moment(state['until'], time))
+            for h, overlap in enumerate(facts['overlap_H']):
+                columns = ends[:, h], heard[:, h], scores[:, h], stretch[p, :, h]
+                start = alphas[p][h], remembered[p][h]
+                found = self.follow(time, *columns, *start, self._nominal((low, high)), overlap)
+                stretch[p, :, h], alphas[p][h], remembered[p][h] = found
+        return stretch, alphas, remembered
+
+    def follow(
+        self, time, label_end, heard, scores, known, alpha: float, start: list[float], nominal: float, overlap: int
+    ):
+        """(the stretch of every row [N], alpha, scores) from alpha and scores on. Arrays [N]; `heard` marks the labels
+        that count once they have ended, `known` is the stretch of a row that has one already, else NaN."""
         labels = np.flatnonzero(heard)
         labels = labels[np.argsort(label_end[labels], kind='stable')]
-        ended = np.searchsorted(label_end[labels].astype(time.dtype), time, side='right').tolist()
+        ended = np.searchsorted(label_end[labels], time, side='right').tolist()
         labels, scores = labels.tolist(), scores.tolist()
         recent, ordered = collections.deque(start), sorted(start)
         rate, most = self.rate / overlap, self.window * overlap
-        stretch, alpha, read = [0.0] * len(time), nominal, 0
+        stretch, given, read = known.tolist(), np.isfinite(known).tolist(), 0
         for row in np.argsort(time, kind='stable').tolist():
             for label in labels[read : ended[row]]:
                 alpha = min(max(alpha + rate * (nominal - (scores[label] > stretch[label])), 0.0), 1.0)
@@ -112,8 +145,13 @@ class AdaptiveConformal:
                 if len(recent) > most:
                     del ordered[bisect.bisect_left(ordered, recent.popleft())]
             read = max(read, ended[row])
-            stretch[row] = _at_rank(ordered, alpha)
-        return np.array(stretch)
+            if not given[row]:
+                stretch[row] = _at_rank(ordered, alpha)
+        return np.array(stretch), alpha, list(recent)
+
+    def _nominal(self, pair: tuple[int, int]) -> float:
+        low, high = pair
+        return 1 - self.levels[high] + self.levels[low]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -161,6 +199,12 @@ class Calibration:
     def apply(self, law: Law, rows: dict[str, np.ndarray]) -> Law:
         """The calibrated law of rows. Labels among the rows are read only where they have ended before a row."""
         return self.method.apply(self.facts, law, rows)
+
+    def hear(self, law: Law, rows: dict[str, np.ndarray]) -> 'Calibration':
+        """The calibration that has followed the labels among rows, where its method follows them."""
+        if not hasattr(self.method, 'hear'):
+            return self
+        return dataclasses.replace(self, facts=self.method.hear(self.facts, law, rows))
 
     def write(self, folder: Path) -> None:
         """Writes calibration.json."""
@@ -231,6 +275,34 @@ def stretch_pairs(quantiles: np.ndarray, levels: tuple[float, ...], stretch: lis
         inner_lo = out[..., low] = np.minimum(quantiles[..., low] - width, inner_lo)
         inner_hi = out[..., high] = np.maximum(quantiles[..., high] + width, inner_hi)
     return Quantiles(levels, out)
+
+
+def _state_for(facts: dict[str, Any], time: np.ndarray) -> dict[str, Any]:
+    """What a table of rows at `time` [N] goes on from: where labels were followed to, or the end of the valid split."""
+    return facts['state'] if 'state' in facts and time.min() > _moment(facts['last'], time) else facts
+
+
+def _moment(text: str | list[str], time: np.ndarray) -> np.ndarray:
+    """Times that were kept, in the unit of others."""
+    return np.asarray(text).astype(time.dtype)
+
+
+def _names(rows: dict[str, np.ndarray]) -> np.ndarray:
+    return np.asarray(rows['id']).astype(str) if 'id' in rows else np.full(len(rows['time']), '')
+
+
+def _stretches(state: dict[str, Any], rows: dict[str, np.ndarray], count: int) -> np.ndarray:
+    """The stretches that a state knows of rows [count, N, H]; NaN of the others."""
+    time, overlaps = rows['time'], len(state['alpha_PxH'][0])
+    out = np.full((count, len(time), overlaps), np.nan)
+    if 'open' in state:
+        kept, until = state['open'], _moment(state['until'], time)
+        places = {(name, t): m for m, (name, t) in enumerate(zip(kept['id'], _moment(kept['time'], time), strict=True))}
+        values, names = np.array(kept['stretch_PxNxH']), _names(rows)
+        for row in np.flatnonzero(time <= until).tolist():
+            if (place := places.get((names[row], time[row]))) is not None:
+                out[:, row] = values[:, place]
+    return out
 
 
 def _kept(scores: np.ndarray, rows: dict[str, np.ndarray], h: int) -> np.ndarray:

@@ -83,6 +83,7 @@ def forecast_all(config: Experiment, trained: Trained, dataset: Dataset) -> Fore
         if earlier != 'valid':
             raise InputError('the calibration is fitted on the valid split', column='evaluate.split', remedy='use test')
         calibrated = trained.calibration.apply(law, rows)
+        trained.calibration = trained.calibration.hear(law, rows)
         judged = [
             Judged(config.name, calibrated, calibrated),
             dataclasses.replace(judged[0], name=f'{config.name}, raw'),

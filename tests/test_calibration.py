@@ -139,6 +139,52 @@ def test_earlier_rows_change_nothing():
     np.testing.assert_array_equal(whole[300:], alone)
 
 
+def cut(law, rows, part):
+    return Quantiles(LEVELS, law.values[part]), {k: v if k == 'horizon' else v[part] for k, v in rows.items()}
+
+
+@pytest.mark.parametrize('heard', [40, 60, 100])
+def test_a_table_of_the_last_rows_goes_on_where_the_calibration_was(heard, tmp_path):
+    """What was heard of the first rows is kept with it, and that of those whose labels were still to come."""
+    method = AdaptiveConformal(levels=LEVELS, rate=0.05, window=50)
+    fitted = Calibration.of(method, *make(300, seed=5), step=1)
+    law, rows = make(100, seed=6, start=400, drift=0.02)
+    rows['valid'][-4:, 1] = False  # not ended yet
+    whole = fitted.apply(law, rows).values
+    fitted.hear(*cut(law, rows, slice(0, heard))).write(tmp_path)
+    kept = Calibration.read(tmp_path, 1)
+    part = slice(heard - 20, 100)
+    np.testing.assert_array_equal(kept.apply(*cut(law, rows, part)).values[19:], whole[heard - 1 :])
+    again = kept.hear(*cut(law, rows, part))
+    assert again.facts == fitted.hear(law, rows).facts  # in two parts as in one
+    assert np.abs(fitted.apply(*cut(law, rows, part)).values[19:] - whole[heard - 1 :]).max() > 1e-3
+
+
+def test_a_table_from_the_valid_split_on_is_followed_anew():
+    method = AdaptiveConformal(levels=LEVELS, rate=0.05)
+    valid = make(300, seed=5)
+    fitted = Calibration.of(method, *valid, step=1)
+    law, rows = make(100, seed=6, start=300)
+    both = Quantiles(LEVELS, np.concatenate([valid[0].values, law.values]))
+    stack = {k: v if k == 'horizon' else np.concatenate([valid[1][k], v]) for k, v in rows.items()}
+    np.testing.assert_array_equal(fitted.hear(law, rows).apply(both, stack).values, fitted.apply(both, stack).values)
+    assert (
+        SplitConformal(levels=LEVELS) == Calibration.of(SplitConformal(levels=LEVELS), *valid, 1).hear(law, rows).method
+    )
+
+
+def test_labels_that_were_never_heard_are_said(capsys):
+    law, rows = make(200, seed=6, start=400)
+    kept = Calibration.of(AdaptiveConformal(levels=LEVELS), *make(300, seed=5), step=1)
+    kept = kept.hear(*cut(law, rows, slice(0, 50)))
+    kept.apply(*cut(law, rows, slice(40, 200)))
+    assert not capsys.readouterr().out
+    kept.apply(*cut(law, rows, slice(90, 200)))
+    assert capsys.readouterr().out == (
+        'the calibration has followed labels up to 449; those of rows from then to 490 are not in this table\n'
+    )
+
+
 def test_rows_without_labels_take_the_nominal_rate():
     method = AdaptiveConformal(levels=LEVELS)
     facts = method.fit(*make(300, seed=5))

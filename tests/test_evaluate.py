@@ -12,7 +12,7 @@ from scipy import stats
 from fjq import compare
 from fjq import evaluate as harness
 from fjq.baselines import Unavailable
-from fjq.calibration import Calibration, SplitConformal
+from fjq.calibration import AdaptiveConformal, Calibration, SplitConformal
 from fjq.config import Evaluate, Experiment
 from fjq.errors import InputError
 from fjq.evaluate import conclude, dress_with_errors, evaluate, is_known, write
@@ -418,6 +418,13 @@ def test_a_calibrated_model_stands_beside_its_raw_self():
     assert judge_quantiles(changed, calibration=SplitConformal())[2].calibration == reader.calibration
     with pytest.raises(InputError, match=r'evaluate.split.*Use test'):
         judge_quantiles(data, calibration=SplitConformal(), split='valid')
+
+
+def test_an_adaptive_calibration_goes_on_after_the_rows_that_were_evaluated():
+    data = make_data()
+    data = Wide(data.guesses, data.targets, data.valid)
+    reader = judge_quantiles(data, calibration=AdaptiveConformal())[2]
+    assert reader.calibration.facts['state']['until'] == str(data.rows('test')['time'].max())
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -36,6 +36,7 @@ def run(config: Experiment, workdir: Path) -> None:
     split, early = name_splits(dataset, rows)
     if calibration is not None:
         table = withdraw(table, raw, early)
+        calibration.hear(raw, rows).write(workdir)
     table = table.append_column('split', pa.array(np.repeat(split, table.num_rows // len(split))))
     path = workdir / 'forecasts' / 'all.parquet'
     write_forecasts(table, path)
