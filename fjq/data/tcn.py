@@ -27,7 +27,7 @@ from fjq.data.fragments import (
 from fjq.data.order import InOrder, Shuffled
 from fjq.data.realized import ComputeRv
 from fjq.data.targets import TRADING_SHARE, Targets, read_targets
-from fjq.data.ticks import TickFiles, check_files, read_tickers, split_table
+from fjq.data.ticks import REASONS, TickFiles, check_files, read_tickers, split_table
 from fjq.data.top_stocks import TopStocks, check_list, last_whole_day
 from fjq.data.windows import Parts, Split, split_at, walk_forward
 from fjq.errors import InputError
@@ -108,7 +108,11 @@ class TcnData(TickFiles):
           table: the columns of the config's daily files.
         """
         tickers, framing = self._check(), self._framing()
-        parts = [ticks for ticks, _ in split_table(table, self.tick_files(), tickers)]
+        days = split_table(table, self.tick_files(), tickers)
+        dropped = {reason: sum(report.dropped[reason] for _, report in days) for reason in REASONS}
+        if any(dropped.values()):
+            say('ticks left out: ' + ', '.join(f'{n:,} by {reason}' for reason, n in dropped.items() if n))
+        parts = [ticks for ticks, _ in days]
         frames = [frame_ticks(ticks, framing, tickers) for ticks in parts]
         dates = np.array([ticks.date for ticks in parts], 'datetime64[D]')
         counts = [np.bincount(f.frame, minlength=len(f.time)) for f in frames]

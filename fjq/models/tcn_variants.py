@@ -30,8 +30,8 @@ def apply_variants(config: Experiment, variant: str) -> Experiment:
 
     A device of fjq.data.profiles (`h100`, `cpu`, ...) sets the batch, the micro-batches and the precision.
     `compat512` gives the shapes of the original's code: frame vectors of 512, and for stocks `tickers`, a vector for
-    each of the 100 most traded. `seven` stops at dilation 64, `simulated` and `tiny` need no data, `sample` fits the
-    two months of index data that are public.
+    each of the 100 most traded. `seven` stops at dilation 64, `simulated` and `tiny` need no data, and read
+    every ticker unless `tickers` follows them, `sample` fits the two months of index data that are public.
 
     Raises:
       InputError: an unknown variant.

@@ -306,6 +306,19 @@ def test_ticks_in_memory_make_the_batches_of_files(files, dataset):
         config(files).from_table(table.drop_columns(['price']))
 
 
+def test_ticks_in_memory_that_do_not_count_are_said(tmp_path, capsys):
+    columns = {
+        'ticker': ['A', 'A', 'B', 'B'],
+        'price': [1.0, 0.0, 2.0, 2.0],
+        'size': [1, 1, 1, 1],
+        'correction': [0, 0, 8, 0],
+        'sip_timestamp': np.datetime64('2022-02-01T15:00', 'ns').astype(int) + np.arange(4),
+    }
+    dataset = config(tmp_path, stream='stocks').from_table(pa.table(columns))
+    assert read_all(dataset, 'all')[0]['weights'].sum() == 2
+    assert capsys.readouterr().out == 'ticks left out: 1 by correction, 1 by price\n'
+
+
 def test_whole_days_for_embedding(files, dataset):
     days = framed(files)
     shapes = set()
