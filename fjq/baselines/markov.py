@@ -1,12 +1,16 @@
 """What a model of tokens must beat: chains that remember one token, two, or how volatile the last ones were.
 
-    for chain in fit_chains(train, held_out, vocabulary, returns):
-        chain.name, chain.log_probabilities(ids, at)
+    for chain in fit_chains(train, held_out, vocabulary, returns, scales):
+        chain.name, chain.log_probabilities(ids, at, scale)
 
 `train`, `held_out`: a list of int arrays, the tokens of one asset each; no chain runs across two assets. What smooths
 a chain (alpha, weights) is what makes `held_out` likeliest, as a model's checkpoint is picked by validation.
 `log_probabilities(ids, at)`: float64 [K, V], the law of the tokens at the places `at` [K] of one asset's `ids`, of
 those before it alone; `ids[at]` themselves are not read. Natural logarithms; all laws are above zero everywhere.
+
+`scale` [N], or in `scales` a list of them an asset for `train` and for `held_out`: the volatility known before each
+candle, that the tokenizer divides by. It makes order of its own, even of noise: after a wild candle the scale is high
+and the next tokens are small. The chain 'scale' knows it, so that what a model saves beside it is not that.
 """
 
 import dataclasses
@@ -32,8 +36,8 @@ class Chain(Protocol):
 
     name: str
 
-    def log_probabilities(self, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """float64 [K, V] of the tokens at `at`, given those before."""
+    def log_probabilities(self, ids: np.ndarray, at: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
+        """float64 [K, V] of the tokens at `at`, given those before; `scale` is read by the chain 'scale' alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Uniform:
     vocabulary: int
     name: str = 'uniform'
 
-    def log_probabilities(self, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def log_probabilities(self, ids: np.ndarray, at: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
         return np.full((len(at), self.vocabulary), -np.log(self.vocabulary))
 
 
@@ -58,8 +62,8 @@ class Table:
     log_law: np.ndarray
     states: 'States'
 
-    def log_probabilities(self, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
-        return self.log_law[self.states(ids)[at]]
+    def log_probabilities(self, ids: np.ndarray, at: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
+        return self.log_law[self.states(ids, scale)[at]]
 
 
 class States(Protocol):
@@ -67,14 +71,14 @@ class States(Protocol):
 
     count: int
 
-    def __call__(self, ids: np.ndarray) -> np.ndarray: ...
+    def __call__(self, ids: np.ndarray, scale: np.ndarray | None) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class NoState:
     count: int = 1
 
-    def __call__(self, ids: np.ndarray) -> np.ndarray:
+    def __call__(self, ids: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
         return np.zeros(len(ids), np.int64)
 
 
@@ -82,7 +86,7 @@ class NoState:
 class LastToken:
     count: int
 
-    def __call__(self, ids: np.ndarray) -> np.ndarray:
+    def __call__(self, ids: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
         return np.concatenate([[-1], ids[:-1]]).astype(np.int64)[: len(ids)]
 
 
@@ -98,9 +102,23 @@ class Volatility:
     def count(self) -> int:
         return len(self.edges) + 1
 
-    def __call__(self, ids: np.ndarray) -> np.ndarray:
+    def __call__(self, ids: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
         state = np.searchsorted(self.edges, variance_before(ids, self.returns, self.decay))
         return np.where(np.arange(len(ids)) == 0, -1, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Which range the tokenizer's scale before a token lies in. edges: [S - 1]."""
+
+    edges: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return len(self.edges) + 1
+
+    def __call__(self, ids: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+        return np.searchsorted(self.edges, scale)
 
 
 def variance_before(ids: np.ndarray, returns: np.ndarray, decay: float) -> np.ndarray:
@@ -127,7 +145,7 @@ class Trigram:
     shares: np.ndarray
     weights: np.ndarray
 
-    def log_probabilities(self, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def log_probabilities(self, ids: np.ndarray, at: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
         laws_JxKxV, bucket = self.components(ids, at)
         weights_KxJ = self.weights[bucket] * (laws_JxKxV.sum(-1) > 0).T
         weights_KxJ /= weights_KxJ.sum(1, keepdims=True)
@@ -147,13 +165,21 @@ class Trigram:
 
 
 def fit_chains(
-    train: Ids, held_out: Ids, vocabulary: int, returns: np.ndarray, *, states: int = 8, decay: float = 0.94
+    train: Ids,
+    held_out: Ids,
+    vocabulary: int,
+    returns: np.ndarray,
+    scales: tuple[Ids, Ids] | None = None,
+    *,
+    states: int = 8,
+    decay: float = 0.94,
 ) -> list[Chain]:
-    """All chains: uniform, unigram, bigram, trigram, volatility state.
+    """All chains: uniform, unigram, bigram, trigram, volatility state, and with scales that vary the scale.
 
     Args:
       returns: [V] decoded log return of each token, in any unit.
-      states, decay: of the volatility chain.
+      scales: of the training and of the held-out tokens, in a unit that assets share; None = the tokens have none.
+      states: of the chains of the volatility and of the scale; decay: of the volatility.
 
     Raises:
       InputError: no training or no held-out tokens, or one outside the vocabulary.
@@ -165,24 +191,31 @@ def fit_chains(
             raise InputError(f'a {name} token is {worst} in a vocabulary of {vocabulary}')
     before = np.concatenate([variance_before(ids, returns, decay)[1:] for ids in train])
     edges = np.quantile(before, np.arange(1, states) / states) if len(before) else np.zeros(0)
-    return [
+    chains = [
         Uniform(vocabulary),
         fit_table('unigram', NoState(), train, held_out, vocabulary),
         fit_table('bigram', LastToken(vocabulary), train, held_out, vocabulary),
         fit_trigram(train, held_out, vocabulary),
         fit_table('volatility state', Volatility(returns, edges, decay), train, held_out, vocabulary),
     ]
+    if scales is None or not np.ptp(known := np.concatenate(scales[0])):
+        return chains
+    by_scale = Scale(np.quantile(known, np.arange(1, states) / states))
+    return [*chains, fit_table('scale', by_scale, train, held_out, vocabulary, scales)]
 
 
-def fit_table(name: str, states: States, train: Ids, held_out: Ids, vocabulary: int) -> Table:
+def fit_table(
+    name: str, states: States, train: Ids, held_out: Ids, vocabulary: int, scales: tuple[Ids, Ids] | None = None
+) -> Table:
     """log of (n(s, v) + alpha V share(v)) / (n(s) + alpha V), share the add-one unigram, alpha by the held-out tokens.
 
     A state that was never seen, or none, has the unigram law: with alpha V share in place of alpha, add-alpha falls
     back to what is likely anyway, which is no worse a baseline.
     """
-    counts = count_states(states, train, vocabulary)
+    of_train, of_held_out = scales or ([None] * len(train), [None] * len(held_out))
+    counts = count_states(states, train, vocabulary, of_train)
     share = (counts.sum(0) + 1) / (counts.sum() + vocabulary)
-    asked = [(states(ids), ids) for ids in held_out]
+    asked = [(states(ids, scale), ids) for ids, scale in zip(held_out, of_held_out, strict=True)]
     state, token = (np.concatenate([a[i] for a in asked]) for i in (0, 1))
     best, best_score = None, -np.inf
     for alpha in ALPHAS:
@@ -194,11 +227,11 @@ def fit_table(name: str, states: States, train: Ids, held_out: Ids, vocabulary: 
     return Table(name, best, states)
 
 
-def count_states(states: States, runs: Ids, vocabulary: int) -> np.ndarray:
+def count_states(states: States, runs: Ids, vocabulary: int, scales: Sequence) -> np.ndarray:
     """How often each token followed each state: float64 [S + 1, V], the last row for no state."""
     out = np.zeros((states.count + 1, vocabulary))
-    for ids in runs:
-        np.add.at(out, (states(ids), ids), 1)
+    for ids, scale in zip(runs, scales, strict=True):
+        np.add.at(out, (states(ids, scale), ids), 1)
     return out
 
 
@@ -208,7 +241,7 @@ def fit_trigram(train: Ids, held_out: Ids, vocabulary: int) -> Trigram:
     context = np.concatenate([ids[:-2].astype(np.int64) * V + ids[1:-1] for ids in train])
     after = np.concatenate([ids[2:] for ids in train])
     pairs = sparse.csr_array((np.ones(len(after)), (context, after)), shape=(V * V, V))
-    after_one = count_states(LastToken(V), train, V)
+    after_one = count_states(LastToken(V), train, V, [None] * len(train))
     after_one[-1] = 0
     singles = after_one / np.maximum(after_one.sum(1, keepdims=True), 1)
     count = np.bincount(np.concatenate(train), minlength=V)

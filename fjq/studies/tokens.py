@@ -9,6 +9,7 @@ import numpy as np
 
 from fjq import compare
 from fjq.baselines.markov import Chain, fit_chains
+from fjq.data.candles import Candles
 from fjq.errors import InputError
 from fjq.feed import make_gather, read_batches
 from fjq.forecast import Samples
@@ -33,15 +34,18 @@ class TokenScores:
     name: str = 'tokens'
     block: int = 21  # moments (of a daily market: days) in a bootstrap block
     draws: int = 1000
-    states: int = 8  # of the volatility chain
+    states: int = 8  # of the chains of the volatility and of the scale
 
     def run(self, trained, dataset, split, judged, rows, mask) -> Study:
-        series = read_series(dataset.history())
+        series = read_series(dataset)
         model, asked = score_model(trained, dataset, split, rows, series)
         vocabulary = dataset.fingerprint()['vocabulary']
         train, held_out = spans(dataset, split, series)
         returns = first_batch(dataset, split)['token_return'][0]
-        chains = fit_chains(train, held_out, vocabulary, np.asarray(returns, np.float64), states=self.states)
+        tokens, scales = (
+            tuple([getattr(s, k) for s in part] for part in (train, held_out)) for k in ('token', 'scale')
+        )
+        chains = fit_chains(*tokens, vocabulary, np.asarray(returns, np.float64), scales, states=self.states)
         scores = {judged[0].name: model} | {c.name: score_chain(c, series, asked) for c in chains}
         density = np.array([series[asset].density[p] for asset, p in zip(asked.asset, asked.place, strict=True)])
         bits = {name: s.nats / BIT for name, s in scores.items()}
@@ -120,11 +124,16 @@ class TokenScores:
 
 
 class Series(NamedTuple):
-    """An asset's candles: time [N], token [N], density [N], log p(candle | token)."""
+    """An asset's candles: time, token, density (log p(candle | token)) and scale, all [N]; the scale is the tokenizer's
+    before each candle, in units of its median on the asset's training candles."""
 
     time: np.ndarray
     token: np.ndarray
     density: np.ndarray
+    scale: np.ndarray
+
+    def part(self, where) -> 'Series':
+        return Series(*(column[where] for column in self))
 
 
 class Asked(NamedTuple):
@@ -148,27 +157,35 @@ class Score(NamedTuple):
         return np.clip((count - self.above) / self.level, 0.0, 1.0)
 
 
-def read_series(history: dict[str, np.ndarray]) -> dict[str, Series]:
+def read_series(dataset) -> dict[str, Series]:
     """The assets of a dataset's history."""
+    history, tokenizer, end = dataset.history(), dataset.tokenizer, _train_end(dataset)
     out = {}
     for name in np.unique(history['id']):
         mine = history['id'] == name
-        out[str(name)] = Series(*(history[k][mine] for k in ('time', 'token', 'log_density')))
+        columns = {k: history[k][mine] for k in ('time', 'open', 'high', 'low', 'close', 'volume')}
+        scale = tokenizer.scale(Candles(str(name), **columns))[:-1]
+        seen = scale[columns['time'] <= end]
+        level = np.median(seen) if len(seen) else tokenizer.first_scale
+        out[str(name)] = Series(columns['time'], history['token'][mine], history['log_density'][mine], scale / level)
     return out
 
 
-def spans(dataset, split: str, series: dict[str, Series]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Tokens that chains are fitted to, and those that tune them: of training and validation; where validation is
-    scored, of training alone."""
-    end = np.nanmax(dataset.rows('train')['label_end'])
-    train = [s.token[s.time <= end] for s in series.values()]
+def spans(dataset, split: str, series: dict[str, Series]) -> tuple[list[Series], list[Series]]:
+    """What chains are fitted to, and what tunes them: training and validation; where validation is scored, training
+    alone."""
+    train = [s.part(s.time <= _train_end(dataset)) for s in series.values()]
     if split == 'valid':
-        cuts = [int(len(ids) * (1 - HELD_OUT)) for ids in train]
-        pairs = [(ids[:cut], ids[cut:]) for ids, cut in zip(train, cuts, strict=True)]
+        cuts = [int(len(s.time) * (1 - HELD_OUT)) for s in train]
+        pairs = [(s.part(slice(cut)), s.part(slice(cut, None))) for s, cut in zip(train, cuts, strict=True)]
         return [a for a, _ in pairs], [b for _, b in pairs]
     valid = dataset.rows('valid')
     start, stop = valid['time'].min(), np.nanmax(valid['label_end'])
-    return train, [s.token[(s.time > start) & (s.time <= stop)] for s in series.values()]
+    return train, [s.part((s.time > start) & (s.time <= stop)) for s in series.values()]
+
+
+def _train_end(dataset) -> np.datetime64:
+    return np.nanmax(dataset.rows('train')['label_end'])
 
 
 def score_model(trained, dataset, split: str, rows: dict, series: dict[str, Series]) -> tuple[Score, Asked]:
@@ -210,10 +227,10 @@ def score_chain(chain: Chain, series: dict[str, Series], asked: Asked) -> Score:
     nats, above, level = np.empty((3, len(asked.place)))
     for name in np.unique(asked.asset):
         mine = np.flatnonzero(asked.asset == name)
-        ids = series[str(name)].token
-        vocabulary = chain.log_probabilities(ids, asked.place[mine[:1]]).shape[1]
+        ids, scale = series[str(name)].token, series[str(name)].scale
+        vocabulary = chain.log_probabilities(ids, asked.place[mine[:1]], scale).shape[1]
         for part in np.array_split(mine, max(1, len(mine) * vocabulary // CHUNK)):
-            law = chain.log_probabilities(ids, asked.place[part])
+            law = chain.log_probabilities(ids, asked.place[part], scale)
             own = law[np.arange(len(part)), ids[asked.place[part]]]
             own = own[:, None]
             nats[part], above[part], level[part] = -own[:, 0], (law > own).sum(1), (law == own).sum(1)

@@ -8,10 +8,12 @@ from fjq.data.candles import Candles
 from fjq.tokenizers.features import FREE, NAMES, rebuild
 from fjq.tokenizers.tokenizer import Tokenizer
 
-GROUPS = 32  # of neighbouring ids, equally used: bigrams of single ids would need millions of candles
+GROUPS = 32  # of ids that decode to like candles, equally used: bigrams of single ids would need millions of candles
 NOISE_PATHS, NOISE_LENGTH = 64, 1024
 NOISE_SCALE = 0.01  # a candle's standard deviation
 SHUFFLES = 20
+ORDERS = {'return': lambda f: f[:, 0], '|return|': lambda f: np.abs(f[:, 0]), 'range': lambda f: f[:, 4]}
+MADE_UP = 4.0  # deviations, of the largest of three
 CUTS = 32  # moments at which past ids are compared
 
 
@@ -38,7 +40,7 @@ def make_card(tokenizer: Tokenizer, candles: list[Candles], ids: list[np.ndarray
             if (part == name).any()
         },
         'noise': measure_noise(tokenizer, inputs[seen], seed=0),
-        'stable': measure_stability(tokenizer, candles[0]),
+        'stable': measure_stability(tokenizer, candles),
         'valid_candles': measure_validity(tokenizer, candles, ids),
     }
 
@@ -65,37 +67,49 @@ def measure_reconstruction(
     return {n: {'rmse': float(np.sqrt(s)), 'r2': float(r)} for n, s, r in zip(NAMES, squared, r2, strict=True)}
 
 
-def measure_noise(tokenizer: Tokenizer, inputs_Nx5: np.ndarray, seed: int) -> dict[str, float]:
+def measure_noise(tokenizer: Tokenizer, inputs_Nx5: np.ndarray, seed: int) -> dict[str, Any]:
     """Information between neighbouring tokens of candles that are drawn independently of one another, in nats.
 
-    The candles are training ones, each drawn at random at one volatility, so what is found the tokenizer makes up: by
-    looking at neighbours, or by the volatility that it estimates. The mean and deviation of the same figure of shuffled
-    tokens correct it and judge it.
+    The candles are training ones, each drawn at random at one volatility, so what is found the tokenizer makes up:
+    `encoder`, with that volatility known, by looking at neighbours; `whole`, as it encodes, also by the volatility that
+    it estimates from the candles before: a wild candle makes the next ones look small for a while. Tokens are grouped
+    by each of `ORDERS`, as the return averages away what is there by the range, and the largest z is kept. The mean
+    and deviation of the same figure of shuffled tokens correct it and judge it.
     """
     rng = np.random.Generator(np.random.Philox(seed))
-    drawn = rng.integers(0, len(inputs_Nx5), (NOISE_PATHS, NOISE_LENGTH))
+    drawn = inputs_Nx5[rng.integers(0, len(inputs_Nx5), (NOISE_PATHS, NOISE_LENGTH))]
     scale = np.full(NOISE_PATHS, NOISE_SCALE if tokenizer.decay < 1 else 1.0)  # 1.0: inputs are in their own units
-    ohlc = rebuild(inputs_Nx5[drawn][..., :FREE], np.full(NOISE_PATHS, 100.0), scale, 1.0)
+    ohlc = rebuild(drawn[..., :FREE], np.full(NOISE_PATHS, 100.0), scale, 1.0)
     time = np.datetime64('2000-01-01', 'ns') + np.arange(NOISE_LENGTH) * np.timedelta64(1, 'D')
-    ids = [tokenizer.encode(Candles('noise', time, *path.T, np.ones(NOISE_LENGTH))) for path in ohlc]
-    groups = _group(np.array(ids)[:, NOISE_LENGTH // 4 :])  # the volatility has found its level
-    found = _information(groups)
-    shuffled = [_information(rng.permuted(groups.reshape(-1)).reshape(groups.shape)) for _ in range(SHUFFLES)]
-    mean, deviation = float(np.mean(shuffled)), float(np.std(shuffled, ddof=1))
-    return {
-        'information': found - mean,
-        'deviation': deviation,
-        'z': (found - mean) / max(deviation, 1e-12),
-        'candles': int(groups.size),
+    ids = {
+        'encoder': [tokenizer.encode_inputs(path) for path in drawn],
+        'whole': [tokenizer.encode(Candles('noise', time, *path.T, np.ones(NOISE_LENGTH))) for path in ohlc],
     }
+    decoded = tokenizer.features(np.arange(tokenizer.vocabulary))
+    out: dict[str, Any] = {'candles': NOISE_PATHS * (NOISE_LENGTH - NOISE_LENGTH // 4)}
+    for name, paths in ids.items():
+        settled = np.array(paths)[:, NOISE_LENGTH // 4 :]  # the volatility has found its level
+        found = [{'by': by} | _judge(_group(settled, key(decoded)), rng) for by, key in ORDERS.items()]
+        out[name] = max(found, key=lambda figures: figures['z'])
+    return out
 
 
-def measure_stability(tokenizer: Tokenizer, candles: Candles) -> float:
-    """The share of moments at which no id, the newest included, changes when later candles arrive."""
-    ids = tokenizer.encode(candles)
-    ends = np.unique(np.linspace(1, len(candles), CUTS + 1).astype(int))[:-1]
-    same = [np.array_equal(tokenizer.encode(candles.part(slice(0, int(n)))), ids[:n]) for n in ends]
-    return float(np.mean(same)) if same else 1.0
+def _judge(groups_PxN: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    found = _information(groups_PxN)
+    shuffled = [_information(rng.permuted(groups_PxN.reshape(-1)).reshape(groups_PxN.shape)) for _ in range(SHUFFLES)]
+    mean, deviation = float(np.mean(shuffled)), float(np.std(shuffled, ddof=1))
+    return {'information': found - mean, 'deviation': deviation, 'z': (found - mean) / max(deviation, 1e-12)}
+
+
+def measure_stability(tokenizer: Tokenizer, candles: list[Candles]) -> float | None:
+    """The share of moments at which no id, the newest included, changes when later candles arrive; CUTS of each asset.
+    None where no asset has two candles to compare."""
+    same = []
+    for c in candles:
+        ids = tokenizer.encode(c)
+        ends = np.unique(np.linspace(1, len(c), CUTS + 1).astype(int))[:-1] if len(c) > 1 else []
+        same += [np.array_equal(tokenizer.encode(c.part(slice(0, int(n)))), ids[:n]) for n in ends]
+    return float(np.mean(same)) if same else None
 
 
 def measure_validity(tokenizer: Tokenizer, candles: list[Candles], ids: list[np.ndarray]) -> float:
@@ -112,7 +126,6 @@ def measure_validity(tokenizer: Tokenizer, candles: list[Candles], ids: list[np.
 def write_card(card: dict[str, Any]) -> str:
     """The card as a page of Markdown."""
     noise, test = card['noise'], card['reconstruction'].get('test', {})
-    made_up = 'makes up no order' if noise['z'] < 3 else 'makes up order out of noise'
     lines = [
         f'# Tokenizer {card["name"]}',
         '',
@@ -129,20 +142,43 @@ def write_card(card: dict[str, Any]) -> str:
     lines += [f'| {name} | {f["rmse"]:.3f} | {f["r2"]:.3f} |' for name, f in test.items()]
     lines += [
         '',
-        f'Of {noise["candles"]:,} independent candles it {made_up}: {noise["information"]:.5f} nats between '
-        f'neighbouring tokens, {noise["z"]:.1f} deviations of shuffled ones.',
-        f'At {card["stable"]:.0%} of moments all ids stay the same when candles arrive; '
+        *describe_noise(noise),
+        f'{_share(card["stable"])} of moments all ids stay the same when candles arrive; '
         f'{card["valid_candles"]:.1%} of decoded candles are candles.',
         '',
     ]
     return '\n'.join(lines)
 
 
-def _group(ids_PxN: np.ndarray) -> np.ndarray:
-    """Ids as numbers below GROUPS, each for a run of neighbouring ids that is used about as often as the others."""
-    counts = np.bincount(ids_PxN.reshape(-1))
+def describe_noise(noise: dict[str, Any]) -> list[str]:
+    """What `measure_noise` found, in sentences."""
+    lines = []
+    for what, found in (('their volatility known', noise['encoder']), ('as it encodes', noise['whole'])):
+        verdict = 'makes up order out of noise' if found['z'] > MADE_UP else 'makes up no order'
+        lines.append(
+            f'Of {noise["candles"]:,} independent candles, {what}, it {verdict}: {found["information"]:.5f} nats '
+            f'between neighbouring tokens by {found["by"]}, {found["z"]:.1f} deviations of shuffled ones.'
+        )
+    if noise['whole']['z'] > MADE_UP >= noise['encoder']['z']:
+        lines.append(
+            'That order is of the scale, which follows the candles before: a model saves bits by knowing it, and has '
+            'found nothing of a market.'
+        )
+    return lines
+
+
+def _share(stable: float | None) -> str:
+    return 'Nothing was compared to say at which' if stable is None else f'At {stable:.0%}'
+
+
+def _group(ids_PxN: np.ndarray, key_V: np.ndarray) -> np.ndarray:
+    """Ids as numbers below GROUPS, each for a run of ids in order of `key` that is used as often as the others."""
+    order = np.argsort(key_V, kind='stable')
+    counts = np.bincount(ids_PxN.reshape(-1), minlength=len(key_V))[order]
     middle = np.cumsum(counts) - counts / 2
-    return np.minimum((middle * GROUPS / counts.sum()).astype(int), GROUPS - 1)[ids_PxN]
+    group = np.empty(len(key_V), int)
+    group[order] = np.minimum((middle * GROUPS / counts.sum()).astype(int), GROUPS - 1)
+    return group[ids_PxN]
 
 
 def _information(groups_PxN: np.ndarray) -> float:

@@ -45,16 +45,14 @@ def measure(workdir: Path, small: bool) -> dict:
     train(config, workdir)
     seconds = time.monotonic() - start
     dataset = config.data.open(cache_folder(config, workdir), config.parallel)
-    series = read_series(dataset.history())
+    series = read_series(dataset)
     model, asked = score_model(Trained.load(workdir), dataset, 'test', dataset.rows('test'), series)
     K, noise = config.data.states, config.data.noise
     x = [np.array([series[a].token[p - k] for a, p in zip(asked.asset, asked.place, strict=True)]) for k in range(3)]
     truth = -np.log2(np.where((x[0] - x[1] - x[2]) % K == 0, 1 - noise, noise / (K - 1)))
     returns = dataset.tokenizer.features(np.arange(K))[:, 0]
-    chains = {
-        c.name: score_chain(c, series, asked).nats / np.log(2)
-        for c in fit_chains(*spans(dataset, 'test', series), K, returns)
-    }
+    tokens = ([s.token for s in part] for part in spans(dataset, 'test', series))
+    chains = {c.name: score_chain(c, series, asked).nats / np.log(2) for c in fit_chains(*tokens, K, returns)}
     bits = {'model': model.nats / np.log(2), **chains}
     saved = {name: (np.log2(K) - b).mean() / (np.log2(K) - truth).mean() for name, b in bits.items()}
     days, day = np.unique(asked.time, return_inverse=True)

@@ -5,6 +5,7 @@ import pytest
 
 from fjq.baselines import markov
 from fjq.errors import InputError
+from fjq.tokenizers.features import ewma_scale
 
 V = 4
 RETURNS = np.array([-2.0, -0.5, 0.5, 2.0])
@@ -126,6 +127,28 @@ def test_the_trigram_finds_what_only_two_tokens_tell():
     bits = {n: -c.log_probabilities(ids, at)[np.arange(len(at)), ids[at]].mean() / np.log(2) for n, c in chains.items()}
     known = np.where((ids[2:] - ids[1:-1] - ids[:-2]) % V == 0, 0.8, 0.2 / 3)  # the law that it was drawn from
     assert bits['trigram'] < -np.log2(known).mean() + 0.02 and bits['bigram'] > 1.98
+
+
+def test_the_scale_makes_order_of_noise_and_its_chain_knows_it():
+    """Independent heavy-tailed returns divided by the EWMA volatility before each: no chain of tokens alone finds what
+    the scale tells of the next one."""
+    rng, runs, scales = np.random.Generator(np.random.Philox(9)), [], []
+    for _ in range(3):
+        r = rng.standard_t(4, 12_000)
+        scale = ewma_scale(r, 0.94, 1.0)[:-1]
+        runs.append(np.searchsorted(np.quantile(r, np.arange(1, 16) / 16), r / scale))
+        scales.append(scale)
+    middle = np.linspace(-2, 2, 16)
+    chains = markov.fit_chains(runs[:1], runs[1:2], 16, middle, (scales[:1], scales[1:2]))
+    ids, at = runs[2], np.arange(12_000)
+    bits = {c.name: -c.log_probabilities(ids, at, scales[2])[at, ids].mean() / np.log(2) for c in chains}
+    without = min(value for name, value in bits.items() if name != 'scale')
+    assert list(bits)[-1] == 'scale' and bits['scale'] < without - 0.02
+    later = np.where(at > 600, 9.0, scales[2])  # of the scale before a token alone
+    got, other = (chains[-1].log_probabilities(ids, at[:600], s) for s in (scales[2], later))
+    np.testing.assert_array_equal(got, other)
+    constant = [np.ones(12_000)]
+    assert [c.name for c in markov.fit_chains(runs[:1], runs[1:2], 16, middle, (constant, constant))][-1] != 'scale'
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def by_hand(data, law) -> dict:
 def test_every_token_is_scored_once_by_the_row_before_it(make, law, stride):
     data = make(eval_stride=stride)
     rows = data.rows('test')
-    score, asked = score_model(trained(Known(law)), data, 'test', rows, read_series(data.history()))
+    score, asked = score_model(trained(Known(law)), data, 'test', rows, read_series(data))
     expected = by_hand(data, law)
     keys = list(zip(asked.asset, asked.time, strict=True))
     assert len(set(keys)) == len(keys) and len(keys) >= len(expected) - 3 * stride * 2
@@ -132,19 +132,22 @@ def test_a_tokenizer_that_looks_ahead_is_told_beside_its_scores(data, law, monke
 
 
 def test_chains_are_tuned_on_what_is_not_scored(data):
-    series = read_series(data.history())
+    series = read_series(data)
     train, held_out = spans(data, 'test', series)
-    assert sum(map(len, train)) <= sum(int((a.candles.time < np.datetime64('2019-04-01')).sum()) for a in data.assets)
+    assert sum(len(s.token) for s in train) <= sum(
+        int((a.candles.time < np.datetime64('2019-04-01')).sum()) for a in data.assets
+    )
     valid = [
         ((a.candles.time > np.datetime64('2019-04-01')) & (a.candles.time < np.datetime64('2019-07-01')))
         for a in data.assets
     ]
-    for ids, a, span in zip(held_out, data.assets, valid, strict=True):
-        np.testing.assert_array_equal(ids, a.id[span])
+    for s, a, span in zip(held_out, data.assets, valid, strict=True):
+        np.testing.assert_array_equal(s.token, a.id[span])
+        np.testing.assert_allclose(np.diff(np.log(s.scale)), np.diff(np.log(a.scale[:-1][span])), atol=1e-9)
     cut, rest = spans(data, 'valid', series)
     for whole, a, b in zip(train, cut, rest, strict=True):
-        np.testing.assert_array_equal(np.concatenate([a, b]), whole)
-        assert len(b)
+        np.testing.assert_array_equal(np.concatenate([a.token, b.token]), whole.token)
+        assert len(b.token) and np.median(whole.scale) == pytest.approx(1)
 
 
 def test_the_energy_score_by_hand():

@@ -16,7 +16,7 @@ from fjq.keys import make_key
 from fjq.models.candle_autoencoder import CandleAutoencoder
 from fjq.paths import flatten
 from fjq.tokenizers import Bins, Learned, Saved, load
-from fjq.tokenizers.card import make_card, measure_noise, measure_stability, write_card
+from fjq.tokenizers.card import MADE_UP, describe_noise, make_card, measure_noise, measure_stability, write_card
 from fjq.tokenizers.features import candle_features, ewma_scale, rebuild
 from fjq.tokenizers.learned import LearnedTokenizer, make_tokenizer
 
@@ -240,10 +240,14 @@ class LooksAhead:
     """A tokenizer whose ids tell the candle that follows: what the card must find."""
 
     def __init__(self, inner):
-        self.inner, self.decay = inner, inner.decay
+        self.inner, self.decay, self.vocabulary, self.features = inner, inner.decay, inner.vocabulary, inner.features
 
     def encode(self, candles):
         ids = self.inner.encode(candles)
+        return np.maximum(ids, np.r_[ids[1:], 0])
+
+    def encode_inputs(self, inputs):
+        ids = self.inner.encode_inputs(inputs)
         return np.maximum(ids, np.r_[ids[1:], 0])
 
 
@@ -253,15 +257,43 @@ def test_noise_has_no_order_but_what_a_tokenizer_makes_up(name):
     tokenizer = TOKENIZERS[name]
     inputs = np.concatenate([tokenizer.inputs(c)[:KNOWN] for c in CANDLES])
     honest, ahead = (measure_noise(t, inputs, seed=1) for t in (tokenizer, LooksAhead(tokenizer)))
-    assert abs(honest['information']) < 0.004
-    assert ahead['z'] > 50 and ahead['information'] > 0.05
+    assert honest['encoder']['z'] < MADE_UP and honest['encoder']['information'] < 0.003
+    for part in ('encoder', 'whole'):
+        assert ahead[part]['z'] > 50 and ahead[part]['information'] > 0.05
+    assert 'makes up order' in describe_noise(ahead)[0] and 'makes up no order' in describe_noise(honest)[0]
+
+
+@pytest.mark.parametrize('decay', [0.94, 1.0])
+def test_the_order_that_a_scale_makes_of_noise_is_said(decay):
+    """A scale that follows heavy-tailed candles makes an order that is not there by the return; without it is none."""
+    rng = np.random.Generator(np.random.Philox(7))
+    close = 100 * np.exp(np.cumsum(0.01 * rng.standard_t(4, 3000)))
+    opened, wicks = np.r_[100, close[:-1]], np.exp(0.003 * np.abs(rng.standard_t(4, (2, 3000))))
+    prices = dict(open=opened, high=np.maximum(opened, close) * wicks[0], low=np.minimum(opened, close) / wicks[1])
+    time = np.datetime64('2000-01-01', 'ns') + np.arange(3000) * np.timedelta64(1, 'D')
+    candles = Candles('noise', time, **prices, close=close, volume=np.ones(3000))
+    tokenizer = Bins(returns=32, ranges=4, decay=decay).open([candles], [np.ones(3000, bool)])
+    noise = measure_noise(tokenizer, tokenizer.inputs(candles), seed=1)
+    assert noise['encoder']['z'] < MADE_UP
+    if decay == 1:
+        assert noise['whole']['z'] < MADE_UP
+    else:
+        assert noise['whole']['z'] > MADE_UP and noise['whole']['by'] != 'return'
+        assert 'has found nothing of a market' in describe_noise(noise)[2]
 
 
 def test_the_neighbours_of_the_original_make_up_order():
     tokenizer = make_learned(compat=True)
     inputs = np.concatenate([tokenizer.inputs(c)[:KNOWN] for c in CANDLES])
-    assert measure_noise(tokenizer, inputs, seed=1)['information'] > 0.004
-    assert measure_stability(tokenizer, CANDLES[0]) < 1  # the newest id waits for the candle after it
+    assert measure_noise(tokenizer, inputs, seed=1)['encoder']['z'] > MADE_UP
+    assert measure_stability(tokenizer, CANDLES[:1]) < 1  # the newest id waits for the candle after it
+
+
+def test_stability_is_of_all_assets():
+    """An asset whose ids look ahead is found behind one that is too short to tell; one candle tells nothing."""
+    tokenizer, short = LooksAhead(TOKENIZERS['bins']), CANDLES[0].part(slice(0, 1))
+    assert measure_stability(tokenizer, [short]) is None
+    assert measure_stability(tokenizer, [short, CANDLES[1]]) < 1 == measure_stability(tokenizer.inner, CANDLES)
 
 
 def test_card(tokenizer):
