@@ -16,6 +16,8 @@ folder: where the original had checkpoints/sft.pt it is checkpoints/sft.
 """
 
 import argparse
+import ast
+import functools
 import os
 import shlex
 import subprocess
@@ -24,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fjq.config import Experiment, from_json, nearest, to_dict
+from fjq.config import Experiment, check_path, from_json, nearest, to_dict
 from fjq.errors import InputError
 from fjq.mqc_flags import ALIASES, COMMANDS, SWITCHES, Flag
 
@@ -114,21 +116,21 @@ def translate(name: str, asked: dict[str, str], rest: list[str]) -> list[list[st
     if name == 'tokenize' and 'bins' not in asked:
         config = find_config('tokenizer', asked.get('preset', ''))
         run = _folder(asked.get('out', TOKENIZER_RUN))
-        fields = _fields(name, asked, config) + rest
+        fields = _fields(name, asked, config, rest) + rest
         last = [w for w in fields if not w.startswith(('--config.train.', '--config.optim.', '--fresh'))]
         base = [f'--config={config}', f'--workdir={run}']
         return [[*base, *fields], [*base, '--job=tokenize', *last]]
     if name == 'decode' and 'bins' not in asked:
         run = _folder(asked.get('run', TOKENIZER_RUN))
         config = find_config('tokenizer', asked.get('preset', ''))
-        return [[f'--config={config}', '--job=decode', f'--workdir={run}', *_fields(name, asked, config), *rest]]
+        return [[f'--config={config}', '--job=decode', f'--workdir={run}', *_fields(name, asked, config, rest), *rest]]
     if name in STAGES:
         config = find_config(name, asked.get('preset', ''))
         run = _folder(asked.get('out', f'runs/microchat_{name}'))
-        return [[f'--config={config}', f'--workdir={run}', *_fields(name, asked, config, run), *rest]]
+        return [[f'--config={config}', f'--workdir={run}', *_fields(name, asked, config, rest, run), *rest]]
     run = _folder(asked.get('run', asked.get('out', 'runs/microchat_pretrain')))
     config, as_trained = describe_run(run, asked.get('preset', ''))
-    asked_last = {word.partition('=')[0]: word for word in as_trained + _fields(name, asked, config, run) + rest}
+    asked_last = {word.partition('=')[0]: word for word in as_trained + _fields(name, asked, config, rest, run) + rest}
     fields = list(asked_last.values())
     return [[f'--config={config}', f'--job={JOBS.get(name, name)}', f'--workdir={run}', *fields]]
 
@@ -178,8 +180,8 @@ def _differences(base: Any, other: Any, path: str) -> dict[str, Any] | None:
     return out
 
 
-def _fields(name: str, asked: dict[str, str], config: str, run: str = '') -> list[str]:
-    """The --config.* flags of what was asked."""
+def _fields(name: str, asked: dict[str, str], config: str, rest: list[str], run: str = '') -> list[str]:
+    """The --config.* flags of what was asked; `rest`, which were given as such, decide how long an epoch is too."""
     out = {f.field: asked[_key(f)] for f in COMMANDS[name] if f.field and _key(f) in asked}
     if 'init_from' in out:
         out['init_from'] = _folder(out['init_from'])
@@ -212,7 +214,7 @@ def _fields(name: str, asked: dict[str, str], config: str, run: str = '') -> lis
     flags = [f'--config.{field}={_literal(value)}' for field, value in out.items()]
     steps = _number(asked, 'steps') if 'steps' in asked else 0
     if 'epochs' in asked:
-        steps = count_updates(config, flags, _number(asked, 'epochs'), run)
+        steps = count_updates(config, flags + rest, _number(asked, 'epochs'), run)
         flags.append(f'--config.train.steps={steps}')
     if steps and steps <= (warmup := _load(config).optim.warmup_steps):
         flags.append(f'--config.optim.warmup_steps={min(warmup, steps // 10)}')
@@ -233,18 +235,11 @@ def _vocabulary(tokens: int, preset: str) -> dict[str, int]:
 
 def count_updates(config: str, flags: list[str], epochs: int, run: str) -> int:
     """Updates of so many passes over the training windows, which only the data can tell."""
-    from ast import literal_eval
-
     from fjq.run import cache_folder
 
     settings = _load(config)
-    for flag in flags:
-        path, _, value = flag.removeprefix('--config.').partition('=')
-        *parents, leaf = path.split('.')
-        holder = settings
-        for parent in parents:
-            holder = getattr(holder, parent)
-        setattr(holder, leaf, value if isinstance(getattr(holder, leaf), str) else literal_eval(value))
+    for flag in (f for f in flags if f.startswith('--config.')):
+        _set_field(settings, *flag.removeprefix('--config.').partition('=')[::2])
     dataset = settings.data.open(cache_folder(settings, Path(run or 'runs')), settings.parallel)
     if hasattr(dataset, 'training_windows'):
         windows = dataset.training_windows()
@@ -252,6 +247,25 @@ def count_updates(config: str, flags: list[str], epochs: int, run: str) -> int:
         c = settings.data
         windows = sum(max(0, (int(mask.sum()) - c.window) // c.stride + 1) for mask in dataset.in_train)
     return epochs * -(-windows // settings.data.batch_rows)
+
+
+def _set_field(settings: Experiment, path: str, value: str) -> None:
+    """Raises InputError where the config has no such field, or the value is none of its kind."""
+    check_path(settings, path)
+    *parents, leaf = path.split('.')
+    holder = functools.reduce(getattr, parents, settings)
+    before = getattr(holder, leaf)
+    try:
+        new = (
+            value if isinstance(before, str) else ast.literal_eval(value.title() if isinstance(before, bool) else value)
+        )
+    except (ValueError, SyntaxError):
+        new = None
+    if not isinstance(new, int if type(before) is int else object) or new is None:
+        raise InputError(
+            f'{value!r} is not like {before!r}', file=f'--config.{path}', remedy='give a value of that kind'
+        )
+    setattr(holder, leaf, new)
 
 
 def _asset_of(file: Path) -> str:

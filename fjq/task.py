@@ -52,6 +52,7 @@ class Task(Protocol):
       bound_to: names of entries of `dataset.fingerprint()` that weights can not be used without (a tokenizer).
       prepare(params, extra, batch, key) -> batch: what the current weights must produce before the loss
         (rollouts, codes of a frozen tokenizer); runs jitted, outside the gradient.
+      conclude(params, extra, dataset) -> lines: what --job=train says of the best weights at its end.
       embed(params, extra, batch) -> array: the vectors that downstream models consume, and `embedding`, their name.
       torch_files(experiment, weights) -> {file name: object}: what `--job=export` writes as PyTorch checkpoints.
     """

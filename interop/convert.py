@@ -4,6 +4,7 @@ A model `fjq.models.NAME` whose PyTorch twin is not a mere renaming has `interop
 
   to_torch(config, params, extra) -> state dict of NumPy arrays; config is the dataclass of the task
   from_torch(state, params, extra, *, file) -> (params, extra); those given are fresh and have every shape
+  refuse_other(config, state, *, file), which raises InputError where equal names would hide another model
 
 and every other model goes through the table of `fjq.torch_names`, with its extra under `extra.`.
 """
@@ -35,6 +36,8 @@ def from_torch(config: Any, state: dict[str, np.ndarray], params: dict, extra: d
       InputError: the state dict is of another model.
     """
     family = _family(config)
+    if hasattr(family, 'refuse_other'):
+        family.refuse_other(config, state, file=file)
     if hasattr(family, 'from_torch'):
         return family.from_torch(state, params, extra, file=file)
     whole = from_state_dict(state, params | ({'extra': extra} if extra else {}), file=file)

@@ -22,6 +22,7 @@ from fjq.checkpoint import Checkpoints
 from fjq.config import Experiment, to_dict
 from fjq.errors import InputError
 from fjq.keys import make_key
+from fjq.log import say
 from fjq.optim import make_optimizer
 from fjq.run import write_facts
 from fjq.step import init_state
@@ -70,6 +71,8 @@ def load(config: Experiment, file: Path, workdir: Path, *, max_bytes: int = MAX_
     checkpoints = Checkpoints(workdir / 'checkpoints', mode=config.train.mode)
     checkpoints.save(0, state, facts, None)
     checkpoints.close()
+    for name in getattr(task, 'bound_to', ()):
+        say(f'{file} does not say which {name} its weights are of: none is refused, so check the one of data.{name}')
     return list(values)
 
 

@@ -188,6 +188,8 @@ def test_epochs_are_counted_in_the_windows_of_the_data(tmp_path, monkeypatch):
     updates = -(-data.training_windows() // 4)
     words = only('train', '--preset', 'tiny', '--epochs', '3', '--batch', '4', '--out', 'runs')
     assert fields(words[1:])['train.steps'] == str(3 * updates) and updates > 1
+    again = only('train', '--preset', 'tiny', '--epochs', '3', '--config.data.batch_rows=4', '--out', 'runs', '--fresh')
+    assert fields(again[1:])['train.steps'] == str(3 * updates)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +202,9 @@ def test_epochs_are_counted_in_the_windows_of_the_data(tmp_path, monkeypatch):
         (['train', '--data', 'data/all_tokens.txt'], 'no dates'),
         (['train', '--seq-len', '0'], 'no number'),
         (['sft', '--horizon', '0'], 'no number'),
+        (['train', '--preset', 'tiny', '--epochs', '1', '--lr', 'abc'], "optim.learning_rate: 'abc' is not like 0.01"),
+        (['train', '--preset', 'tiny', '--epochs', '1', '--layers', 'x'], "task.gpt.layers: 'x' is not like 2"),
+        (['train', '--preset', 'tiny', '--epochs', '1', '--config.data.bath_rows=2'], "no field 'bath_rows'"),
         (['midtrain', '--csv', 'nowhere.csv'], 'no such file'),
         (['download', 'BTC-USD'], 'nothing is downloaded'),
     ],

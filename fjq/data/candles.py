@@ -147,6 +147,22 @@ def list_files(path: str | Path) -> list[Path]:
     return files
 
 
+def times_after(time: np.ndarray, count: int) -> np.ndarray:
+    """The times of the next candles, datetime64[ns] [count], by the days of the week and the times of day of the last
+    ones [N]: business days for stocks, every day for coins. Holidays are not known; weeks and longer repeat their step.
+    """
+    day = time.astype('datetime64[D]')
+    days = np.unique(day)[-30:]
+    step = np.median(np.diff(time[-30:])) if len(time) > 1 else np.timedelta64(1, 'D')
+    if step >= np.timedelta64(7, 'D'):
+        return time[-1] + step * np.arange(1, count + 1)
+    week = np.isin(np.arange(7), (days.astype(np.int64) + 3) % 7) | (len(days) < 7)  # from Monday on
+    of_day = np.unique((time - day)[day >= days[-5:][0]])
+    ahead = np.busday_offset(days[-1], np.arange(count // len(of_day) + 2), roll='forward', weekmask=week)
+    grid = (ahead[:, None] + of_day).reshape(-1)
+    return grid[grid > time[-1]][:count].astype('datetime64[ns]')
+
+
 def digest(candles: list[Candles]) -> str:
     """16 hexadecimal digits that are equal for equal candles."""
     sha = hashlib.sha256()

@@ -149,15 +149,15 @@ class TokenDataset:
 
     Attributes:
       tokenizer: what made the tokens.
+      assets, every: those that train and are forecast; these and the others at the path.
       context, horizon: candles of a prompt and of the future after it.
     """
 
     def __init__(self, config: TokenData, tokenizer, chosen: list[Tokens], every: list[Tokens]):
-        """chosen: the assets that train and are forecast, every: these and the others, for `history`."""
         self.config, self.tokenizer = config, tokenizer
         self.context, self.horizon = config.context, max(config.horizons)
         self.assets = chosen
-        self._every = every
+        self.every = every
         sizes = [len(a.id) for a in chosen]
         if max(sizes) < config.context:
             raise InputError(
@@ -257,7 +257,7 @@ class TokenDataset:
 
     @functools.cached_property
     def _history(self) -> dict[str, np.ndarray]:
-        every = self._every
+        every = self.every
         columns = {name: [getattr(a.candles, name) for a in every] for name in ('time', *PRICES, 'volume')}
         columns['id'] = [np.full(len(a.id), a.candles.id) for a in every]
         columns['token'] = [a.id for a in every]

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from fjq.config import Experiment
 from fjq.errors import InputError
-from fjq.jobs.generate import LEVELS, Paths, continue_prompts, describe, find_prompts, make_sampler, read_options
+from fjq.jobs.generate import (
+    LEVELS,
+    Paths,
+    continue_prompts,
+    describe,
+    find_prompts,
+    format_moment,
+    make_sampler,
+    read_options,
+)
 from fjq.log import say
 from fjq.run import adopt_task, open_data
 from fjq.trained import Trained
@@ -19,7 +28,8 @@ def run(config: Experiment, workdir: Path) -> None:
     config = adopt_task(config, workdir)
     dataset, options = open_data(config, workdir), read_options(config)
     trained, samplers = Trained.load(workdir), {}
-    names = [a.candles.id for a in dataset.assets]
+    names = [a.candles.id for a in (*dataset.assets, *dataset.every)]
+    names = list(dict.fromkeys(names))  # those of the run first
     say(HELP.format(asset=names[0]))
     while True:
         if sys.stdin.isatty():
@@ -58,6 +68,7 @@ def answer(paths: Paths) -> str:
     """A sentence and a table of the quantiles, of ten steps at most."""
     quantiles, T = paths.quantiles(), paths.tokens.shape[1]
     steps = sorted({round(1 + i * (T - 1) / 9) for i in range(10)})
-    head = f'{"candle":>8}' + ''.join(f'{level:>11.0%}' for level in LEVELS)
-    rows = [f'{step:>8}' + ''.join(f'{q:>11.6g}' for q in quantiles[step - 1]) for step in steps]
+    head = f'{"candle":>8}  {"about":<16}' + ''.join(f'{level:>11.0%}' for level in LEVELS)
+    when = [format_moment(time) for time in paths.prompt.ahead]
+    rows = [f'{s:>8}  {when[s - 1]:<16}' + ''.join(f'{q:>11.6g}' for q in quantiles[s - 1]) for s in steps]
     return '\n'.join([describe(paths), head, *rows])

@@ -43,7 +43,7 @@ def run(config: Experiment, workdir: Path) -> None:
         truth = known[name]
         path = tokenizer.decode(ids[rows], truth.open[0], tokenizer.scale(truth)[0])
         day = np.datetime_as_string(date[rows], 'auto')
-        columns = dict(zip(('Open', 'High', 'Low', 'Close'), path.T, strict=True))
+        columns = dict(zip(('Open', 'High', 'Low', 'Close'), truth.unit * path.T, strict=True))
         out = pa.BufferOutputStream()
         pacsv.write_csv(pa.table({'Date': day} | columns | {'Token': ids[rows]}), out)
         target = workdir / 'decoded' / f'{name}.csv'

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 
 from fjq.checkpoint import write_atomic
 from fjq.config import Experiment, nearest
+from fjq.data.candles import times_after
 from fjq.data.token_options import Generate
 from fjq.data.tokens import TokenDataset
 from fjq.errors import InputError
 from fjq.keys import make_key
 from fjq.log import say
-from fjq.models.sampling import Sampling
 from fjq.run import adopt_task, open_data
 from fjq.studies import Chart
 from fjq.trained import Trained
@@ -33,13 +33,14 @@ SHOWN = 64  # candles of the past in a fan chart
 
 class Prompt(NamedTuple):
     """tokens int32 [C]; the close and the scale that candles go on from; time: of the last candle, NaT for a seed;
-    past: closes up to it."""
+    ahead: times of the candles after it [T]; past: closes up to it. Prices are those of a share of today."""
 
     id: str
     tokens: np.ndarray
     close: float
     scale: float
     time: np.datetime64
+    ahead: np.ndarray
     past: np.ndarray
 
 
@@ -67,6 +68,8 @@ def run(config: Experiment, workdir: Path) -> None:
     folder = workdir / 'generated'
     for name, tables in (('paths', map(path_table, everyone)), ('quantiles', map(quantile_table, everyone))):
         write_table(pa.concat_tables(list(tables)), folder / name)
+    for old in folder.glob('*.png'):  # of prompts that are not asked for now
+        old.unlink()
     for paths in everyone:
         if chart := draw(paths):
             write_atomic(folder / f'{_safe(paths.prompt.id)}.png', chart)
@@ -92,16 +95,19 @@ def find_prompts(dataset: TokenDataset, options: Generate) -> list[Prompt]:
         tokens = np.array(options.seed_tokens, np.int32)
         dataset.tokenizer.features(tokens)  # refuses what is not of its vocabulary
         scale = float(np.median([a.scale[-1] for a in dataset.assets]))
-        return [Prompt(SEED_ID, tokens, SEED_CLOSE, scale, np.datetime64('NaT', 'ns'), np.array([SEED_CLOSE]))]
-    known = {a.candles.id: a for a in dataset.assets}
+        never = np.datetime64('NaT', 'ns')
+        ahead = np.full(options.horizon, never)
+        return [Prompt(SEED_ID, tokens, SEED_CLOSE, scale, never, ahead, np.array([SEED_CLOSE]))]
+    known = {a.candles.id: a for a in dataset.every}
     for name in options.assets:
         if name not in known:
             raise InputError(f'there is no asset {name!r}', column='data.generate.assets', remedy=nearest(name, known))
-    return [_prompt(known[name], dataset.context, options.time) for name in options.assets or known]
+    names = dict.fromkeys(options.assets) or [a.candles.id for a in dataset.assets]
+    return [_prompt(known[name], dataset.context, options) for name in names]
 
 
-def _prompt(asset, context: int, time: str) -> Prompt:
-    candles = asset.candles
+def _prompt(asset, context: int, options: Generate) -> Prompt:
+    candles, time = asset.candles, options.time
     try:
         end = np.searchsorted(candles.time, np.datetime64(time), side='right') if time else len(candles)
     except ValueError as e:
@@ -112,14 +118,14 @@ def _prompt(asset, context: int, time: str) -> Prompt:
             column='data.generate.time' if time else 'data.context',
             remedy='take a later time or a shorter context',
         )
-    tokens, past = asset.id[end - context : end], candles.close[:end]
-    return Prompt(candles.id, tokens, float(past[-1]), float(asset.scale[end]), candles.time[end - 1], past)
+    tokens, past = asset.id[end - context : end], candles.close[:end] * candles.unit
+    ahead = times_after(candles.time[:end], options.horizon)
+    return Prompt(candles.id, tokens, float(past[-1]), float(asset.scale[end]), candles.time[end - 1], ahead, past)
 
 
 def make_sampler(trained: Trained, options: Generate) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """(prompts [R, C], keys [R]) -> ids [R, paths, horizon], compiled once for each shape."""
-    sampling = Sampling(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-    asked = {'horizon': options.horizon, 'paths': options.paths, 'sampling': sampling}
+    asked = {'horizon': options.horizon, 'paths': options.paths, 'sampling': options}
     return jax.jit(lambda prompts, keys: trained.task.generate(trained.params, prompts, keys, **asked))
 
 
@@ -142,6 +148,7 @@ def path_table(paths: Paths) -> pa.Table:
         'after': np.full(P * T, paths.prompt.time.astype('datetime64[s]')),
         'path': np.repeat(np.arange(P), T),
         'step': np.tile(np.arange(1, T + 1), P),
+        'time': np.tile(paths.prompt.ahead.astype('datetime64[s]'), P),
         'token': paths.tokens.reshape(-1),
     }
     candles = paths.candles.reshape(-1, 4)
@@ -155,6 +162,7 @@ def quantile_table(paths: Paths) -> pa.Table:
         'id': [paths.prompt.id] * T,
         'after': np.full(T, paths.prompt.time.astype('datetime64[s]')),
         'step': np.arange(1, T + 1),
+        'time': paths.prompt.ahead.astype('datetime64[s]'),
         'mean': paths.candles[..., 3].mean(0),
     }
     return pa.table(
@@ -187,7 +195,7 @@ def draw(paths: Paths) -> bytes | None:
         title=paths.prompt.id,
         x=np.arange(1 - len(past), T + 1),
         lines=lines,
-        xlabel=f'candles after {_date(paths.prompt.time)}' if not np.isnat(paths.prompt.time) else 'candles',
+        xlabel=f'candles after {format_moment(paths.prompt.time)}' if not np.isnat(paths.prompt.time) else 'candles',
         ylabel=f'price, {paths.prompt.id}',
         bands=(('5%', '95%'), ('25%', '75%')),
     )
@@ -198,11 +206,14 @@ def describe(paths: Paths) -> str:
     """The last close and the quantiles at the end of the paths."""
     close, ends = paths.prompt.close, paths.quantiles()[-1]
     parts = ', '.join(f'{level:.0%} {q:.6g} ({q / close - 1:+.1%})' for level, q in zip(LEVELS, ends, strict=True))
-    when = '' if np.isnat(paths.prompt.time) else f' on {_date(paths.prompt.time)}'
-    return f'{paths.prompt.id}: {close:.6g}{when}; {paths.tokens.shape[1]} candles later {parts}'
+    dated = not np.isnat(paths.prompt.time)
+    when = f' on {format_moment(paths.prompt.time)}' if dated else ''
+    then = f' (about {format_moment(paths.prompt.ahead[-1])})' if dated else ''
+    return f'{paths.prompt.id}: {close:.6g}{when}; {paths.tokens.shape[1]} candles later{then} {parts}'
 
 
-def _date(time: np.datetime64) -> str:
+def format_moment(time: np.datetime64) -> str:
+    """A date where it is midnight, else to the minute."""
     day = time.astype('datetime64[D]')
     return str(day if day == time else time.astype('datetime64[m]'))
 

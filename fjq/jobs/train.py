@@ -2,14 +2,23 @@
 
 from pathlib import Path
 
+import jax
+
 from fjq.config import Experiment
 from fjq.log import say
+from fjq.run import open_data
 from fjq.train import train
+from fjq.trained import Trained
 
 
 def run(config: Experiment, workdir: Path) -> None:
     """Trains and says where the run lies and what comes next."""
     figures = train(config, workdir)
+    task = config.task.build()
+    if hasattr(task, 'conclude') and jax.process_count() == 1:
+        trained = Trained.load(workdir)
+        for line in task.conclude(trained.params, trained.extra, open_data(config, workdir)):
+            say(line)
     if figures:
         say('validation: ' + ', '.join(f'{k} {v:.6g}' for k, v in figures.items()))
     say(f'the run is in {workdir}; --job=evaluate scores it beside its baselines, --job=export writes its weights')

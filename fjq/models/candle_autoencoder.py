@@ -69,6 +69,14 @@ class CandleAutoencoder:
             raise InputError(f'task.levels is {self.levels}', remedy=f'give levels of {least} or more, such as 8,8,8')
         if self.quantizer == 'bsq' and (self.codes < 2 or self.codes & (self.codes - 1)):
             raise InputError(f'task.codes is {self.codes}', remedy='bsq needs a power of two')
+        for name in ('codes', 'dim', 'hidden', 'layers'):
+            if getattr(self, name) < 1:
+                raise InputError(f'task.{name} is {getattr(self, name)}', remedy='make it 1 or more')
+        if not 0 <= self.ema < 1:
+            raise InputError(f'task.ema is {self.ema}', remedy='give a decay such as 0.99')
+        for name in ('beta', 'revive', 'entropy', 'even', 'clip'):
+            if not getattr(self, name) >= 0:
+                raise InputError(f'task.{name} is {getattr(self, name)}', remedy='make it 0 or more')
         return AutoencoderTask(self)
 
     @property

@@ -62,6 +62,13 @@ class Gpt:
             raise InputError(
                 f'task.gpt.width is {self.width} for {self.heads} heads', remedy='make it a multiple of twice the heads'
             )
+        for name, good, remedy in (
+            ('rope_base', self.rope_base > 0, 'use 10000, or more for a longer reach'),
+            ('softcap', self.softcap >= 0, 'use 0 for none, or 15'),
+            ('dropout', 0 <= self.dropout < 1, 'use 0 for none, or a share below 1'),
+        ):
+            if not good:
+                raise InputError(f'task.gpt.{name} is {getattr(self, name)}', remedy=remedy)
         if self.kv_heads < 0 or self.heads % (self.kv_heads or self.heads):
             raise InputError(f'task.gpt.kv_heads is {self.kv_heads}', remedy=f'choose a divisor of {self.heads} heads')
         if self.dtype not in ('float32', 'bfloat16'):

@@ -22,12 +22,13 @@ from fjq.errors import InputError
 from fjq.forecast import Samples
 from fjq.forecast.law import concrete
 from fjq.keys import make_key
+from fjq.models import microchat_files
 from fjq.models.gpt import Gpt, Model
 from fjq.models.rewards import LEAST_PATHS, REWARDS
 from fjq.models.rollouts import add_up, compare_with_group, path_returns, read_paths
 from fjq.models.sampling import Sampling, generate, score
 from fjq.task import Batch, Dataset, Loss
-from fjq.torch_names import to_state_dict
+from fjq.trained import predict_rows
 
 STAGES = ('pretrain', 'midtrain', 'sft', 'rl')
 FREE = ('sft', 'rl')  # stages that train on rows that forecast, and are validated by sampled paths too
@@ -82,7 +83,7 @@ class MicrochatTask:
         self.config, self.horizon = config, max(config.horizons)
         self.pure = Pure(lambda rngs: Model(config.gpt, rngs=rngs))
         if config.stage == 'rl':
-            self.prepare = self._roll_out
+            self.prepare, self.conclude = self._roll_out, self._compare_with_start
 
     def init(self, key):
         params, _ = self.pure.init(key)
@@ -160,36 +161,17 @@ class MicrochatTask:
         return jax.nn.log_softmax(self._logits(params, batch, None), axis=-1)
 
     def torch_files(self, experiment: Experiment, weights: Weights) -> dict[str, dict]:
-        """`microchat_{stage}.pt` with the keys of the original's checkpoints; the optimiser's state stays behind.
+        """`microchat_{stage}.pt`, see `fjq.models.microchat_files`."""
+        return {f'microchat_{self.config.stage}.pt': microchat_files.checkpoint_file(self.config.gpt, weights)}
 
-        Raises:
-          InputError: options that the original does not have.
-        """
-        gpt = self.config.gpt
-        for name in ('tied', 'rope_base'):
-            if getattr(gpt, name) != getattr(Gpt(), name):
-                raise InputError(
-                    'the original computes another function',
-                    column=f'task.gpt.{name}',
-                    remedy='use the safetensors or StableHLO file in export/, which are written',
-                )
-        config = {
-            'sequence_len': gpt.length,
-            'vocab_size': gpt.vocabulary,
-            'n_layer': gpt.layers,
-            'n_head': gpt.heads,
-            'n_kv_head': gpt.kv_heads or gpt.heads,
-            'n_embd': gpt.width,
-            'dropout': gpt.dropout,
-        }
-        content = {
-            'epoch': int(weights.step),
-            'model_state_dict': to_state_dict(weights.params),
-            'config': config,
-            'train_loss': float(weights.facts['train_loss']),
-            'val_loss': float(weights.facts['validation'].get('loss', np.nan)),
-        }
-        return {f'microchat_{self.config.stage}.pt': content}
+    def _compare_with_start(self, params, extra, dataset: Dataset) -> list[str]:
+        """How often intervals of sampled paths hold what came, on validation, before rl and after it."""
+        predict, out = jax.jit(self.predict), []
+        for when, policy in (('before', extra['reference']), ('after', params)):
+            law, rows = predict_rows(lambda batch, policy=policy: predict(policy, {}, batch), dataset, 'valid')
+            shares = [f'{level:.0%} intervals cover {_list(covered(law, rows, level))}' for level in (0.8, 0.9)]
+            out.append(f'calibration {when} rl, valid, horizons {_list(self.config.horizons)}: ' + '; '.join(shares))
+        return out
 
     def _extra(self, params):
         return {'reference': jax.tree.map(jnp.copy, params)} if self.config.stage == 'rl' else {}
@@ -286,6 +268,17 @@ class MicrochatTask:
 
 
 ROUNDING = 1e-5  # nats, below which two log-probabilities in float32 are the same
+
+
+def covered(law: Samples, rows: dict[str, np.ndarray], level: float) -> list[str]:
+    """The share of the known targets of each horizon that lie in the central interval."""
+    low, high = (np.asarray(end) for end in law.interval(level))
+    inside = (rows['target'] >= low) & (rows['target'] <= high)
+    return [f'{i[v].mean():.1%}' if v.any() else 'none' for i, v in zip(inside.T, rows['valid'].T, strict=True)]
+
+
+def _list(values) -> str:
+    return ', '.join(map(str, values))
 
 
 def fold_rows(key, row_B):

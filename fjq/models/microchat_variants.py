@@ -6,6 +6,7 @@ from fjq.baselines import Bootstrap, Constant, GarchT, RandomWalk
 from fjq.config import Experiment, vary
 from fjq.data.candles import CandleFiles
 from fjq.data.simulated_candles import PlantedTokenData, SimulatedTokenData
+from fjq.data.token_options import Generate
 from fjq.data.windows import Split
 from fjq.studies.coverage import Coverage
 from fjq.studies.tokens import TokenScores
@@ -85,7 +86,8 @@ def _tiny(config: Experiment) -> None:
     config.data.batch_rows, config.data.stride, config.data.eval_stride = 8, 1, 4
     gpt = config.task.gpt
     gpt.vocabulary, gpt.length, gpt.layers, gpt.heads, gpt.kv_heads, gpt.width = 32, 32, 2, 4, 2, 48
-    gpt.dropout = 0.0
+    gpt.dropout, gpt.padded_logits = 0.0, True  # as the PyTorch file has it, of a vocabulary that is padded
+    config.data.generate = Generate(horizon=8, paths=16)
     config.task.paths, config.task.valid_paths, config.task.group = 16, 8, 16
     config.task.reward, config.task.standardised, config.task.kl_weight = 'token_acc', True, 0.01
     config.init_from, config.train.budget = '', ''

@@ -4,31 +4,12 @@ Path p of a row draws from numbers of its own (the row's key folded with p), by 
 key gives the same path in any batch, beside any number of others.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
+from fjq.data.token_options import Sampling
 from fjq.errors import InputError
 from fjq.models.gpt import Model
-
-
-@dataclasses.dataclass(kw_only=True)
-class Sampling:
-    """How tokens are drawn."""
-
-    temperature: float = 1.0  # logits are divided by it; 0 = the likeliest token, always
-    top_k: int = 0  # only the k likeliest tokens; 0 = all
-    top_p: float = 1.0  # only the likeliest tokens that reach this mass together
-
-    def check(self) -> None:
-        """Raises InputError where a setting makes no sense."""
-        if not self.temperature >= 0:
-            raise InputError(f'temperature is {self.temperature}', remedy='give 0 for the likeliest token, or more')
-        if self.top_k < 0:
-            raise InputError(f'top_k is {self.top_k}', remedy='give 0 for all tokens, or more')
-        if not 0 < self.top_p <= 1:
-            raise InputError(f'top_p is {self.top_p}', remedy='give 1 for all tokens, or a mass above 0')
 
 
 def generate(model: Model, prompt_RxC, keys_R, *, horizon: int, paths: int, sampling: Sampling):

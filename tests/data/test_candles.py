@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fjq.data.candles import CandleFiles, digest
+from fjq.data.candles import CandleFiles, digest, times_after
 from fjq.errors import InputError
 from fjq.parallel import Parallel
 
@@ -284,6 +284,23 @@ def test_a_folder_with_one_bad_file(tmp_path, capsys):
         read(tmp_path)
     with pytest.raises(InputError, match='there is no file of candles'):
         read(tmp_path / 'nothing')
+
+
+@pytest.mark.parametrize(
+    ('times', 'ahead'),
+    [
+        (np.busday_offset('2024-01-01', np.arange(40)), ['2024-02-26', '2024-02-27', '2024-02-28']),  # after a Friday
+        (np.datetime64('2024-01-01') + np.arange(40), ['2024-02-10', '2024-02-11', '2024-02-12']),
+        (np.datetime64('2024-01-01') + 7 * np.arange(40), ['2024-10-07', '2024-10-14', '2024-10-21']),
+        (
+            (np.busday_offset('2024-01-01', np.arange(10))[:, None] + np.array([570, 750], 'm8[m]')).reshape(-1)[:-1],
+            ['2024-01-12T12:30', '2024-01-15T09:30', '2024-01-15T12:30'],
+        ),
+        (np.array(['2024-01-05'], 'M8[D]'), ['2024-01-06', '2024-01-07', '2024-01-08']),
+    ],
+)
+def test_the_times_of_the_next_candles(times, ahead):
+    np.testing.assert_array_equal(times_after(times.astype('M8[ns]'), 3), np.array(ahead, 'M8[ns]'))
 
 
 def test_the_digest_is_of_the_content(tmp_path):

@@ -178,6 +178,12 @@ def test_sizes():
         ({'quantizer': 'fsq'}, 'task.levels'),
         ({'quantizer': 'fsq', 'levels': (2, 8)}, '3 or more'),
         ({'quantizer': 'bsq', 'codes': 500}, 'power of two'),
+        ({'codes': 0}, 'task.codes is 0'),
+        ({'dim': 0}, 'task.dim is 0'),
+        ({'hidden': 0}, 'task.hidden is 0'),
+        ({'layers': 0}, 'task.layers is 0'),
+        ({'ema': 1.5}, 'task.ema is 1.5'),
+        ({'beta': -1.0}, 'task.beta is -1'),
     ],
 )
 def test_settings_that_make_no_sense(change, message):

@@ -13,9 +13,10 @@ from fjq.bridge import Pure
 from fjq.errors import InputError
 from fjq.launch import load_config
 from fjq.models.gpt import Gpt, Model, places
+from fjq.models.microchat import Microchat
 from fjq.models.sampling import score
 from fjq.torch_names import to_state_dict
-from interop.microchat import from_torch
+from interop import convert
 from interop.microchat_modules import Gpt as TorchGpt
 from interop.microchat_modules import Sizes
 
@@ -136,11 +137,16 @@ def test_torch_computes_the_same_from_our_weights_and_ours_from_its(changes):
         expected = theirs(torch.tensor(np.asarray(ids))).numpy()
     np.testing.assert_allclose(logits(pure, params, ids), expected, atol=2e-5)
     old = {f'transformer.{k}' if k != 'lm_head.weight' else k: v.numpy() for k, v in theirs.state_dict().items()}
-    for named in (old, {k: v.numpy() for k, v in theirs.state_dict().items()}):
-        back, extra = from_torch(named, params, {'reference': params}, file='x.pt')
-        for a, b, c in zip(*map(jax.tree.leaves, (back, extra['reference'], params)), strict=True):
-            np.testing.assert_array_equal(a, c)
-            np.testing.assert_array_equal(b, c)
+    new = {k: v.numpy() for k, v in theirs.state_dict().items()}
+    own, other = (old, new) if changes else (new, old)
+    task = Microchat(stage='rl', gpt=config)
+    back, extra = convert.from_torch(task, own, params, {'reference': params}, file='x.pt')
+    for a, b, c in zip(*map(jax.tree.leaves, (back, extra['reference'], params)), strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, c)
+    assert set(convert.to_torch(task, params, {})) == set(own)
+    with pytest.raises(InputError, match='x.pt.*another function.*softcap'):
+        convert.from_torch(task, other, params, {'reference': params}, file='x.pt')
 
 
 def test_bfloat16_is_near_float32():
@@ -157,6 +163,9 @@ def test_bfloat16_is_near_float32():
         ({'heads': 5}, 'multiple of twice the heads'),
         ({'kv_heads': 3}, 'kv_heads is 3. Choose a divisor of 4'),
         ({'layers': 0}, 'task.gpt.layers is 0'),
+        ({'rope_base': -1.0}, 'task.gpt.rope_base is -1.0'),
+        ({'softcap': -5.0}, 'task.gpt.softcap is -5.0'),
+        ({'dropout': 1.0}, 'task.gpt.dropout is 1.0'),
         ({'dtype': 'float16'}, 'Choose float32 or bfloat16'),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +93,23 @@ def test_rl_starts_at_its_reference():
     assert float(jax.jit(task.loss)(params, extra, batch, None).metrics['kl'][0]) == 0
 
 
+def test_rl_tells_the_calibration_before_and_after():
+    task, params, _ = make('rl')
+    batch = make_batch()
+    rows = {'target': batch['target'][:4].astype(np.float64), 'valid': batch['target_mask'][:4], 'time': np.arange(4)}
+    data = SimpleNamespace(rows=lambda split: rows, batches=lambda *_: grain.MapDataset.source([batch]))
+    before, after = task.conclude(params, {'reference': params}, data)
+    assert before.removeprefix('calibration before') == after.removeprefix('calibration after')
+    law = jax.jit(task.predict)(params, {}, batch)
+    low, high = (np.asarray(end)[:4] for end in law.interval(0.8))
+    share = [((rows['target'] >= low) & (rows['target'] <= high))[v, h].mean() for h, v in enumerate(rows['valid'].T)]
+    assert f'80% intervals cover {share[0]:.1%}, {share[1]:.1%};' in before and '90% intervals' in before
+    narrow = jax.tree.map(lambda x: 1e3 * x, params)  # it is sure of every token
+    before, after = task.conclude(narrow, {'reference': params}, data)
+    assert before.removeprefix('calibration before') != after.removeprefix('calibration after')
+    assert not hasattr(make('sft')[0], 'conclude')
+
+
 def test_forecasts_are_of_the_row_and_the_key():
     task, params, extra = make('pretrain')
     predict = jax.jit(task.predict)
@@ -115,7 +133,7 @@ def test_validation_of_sft_samples_paths():
 
 
 def test_a_torch_file_says_what_it_is():
-    task, params, _ = make('sft')
+    task, params, _ = make('sft', gpt=small(padded_logits=True))
     weights = SimpleNamespace(params=params, step=7, facts={'train_loss': 1.5, 'validation': {'loss': 2.5}})
     (content,) = task.torch_files(None, weights).values()
     assert content['config'] == {
@@ -123,8 +141,28 @@ def test_a_torch_file_says_what_it_is():
     }  # fmt: skip
     assert list(content['model_state_dict'])[:2] == ['h.0.attn.c_k.weight', 'h.0.attn.c_proj.weight']
     assert (content['epoch'], content['train_loss'], content['val_loss']) == (7, 1.5, 2.5)
-    task, params, _ = make('sft', gpt=small(rope_base=500.0))
-    with pytest.raises(InputError, match='rope_base'):
+    old, _, _ = make('sft', gpt=small(softcap=15.0, embedding_norm=True, vocabulary=64))
+    (content,) = old.torch_files(None, weights).values()
+    names = list(content['model_state_dict'])
+    assert 'lm_head.weight' in names and all(n.startswith('transformer.') for n in names if n != 'lm_head.weight')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'field'),
+    [
+        ({'rope_base': 500.0}, 'rope_base'),
+        ({'tied': True}, 'tied'),
+        ({'softcap': 15.0}, 'softcap'),
+        ({'softcap': 30.0, 'embedding_norm': True}, 'softcap'),
+        ({'embedding_norm': True}, 'softcap'),
+        ({'vocabulary': 20}, 'padded_logits'),
+        ({'vocabulary': 20, 'softcap': 15.0, 'embedding_norm': True, 'padded_logits': True}, 'padded_logits'),
+    ],
+)
+def test_no_torch_file_of_what_the_original_does_not_compute(changes, field):
+    task = Microchat(stage='sft', gpt=small(**{'vocabulary': 64} | changes)).build()
+    weights = SimpleNamespace(params={}, step=7, facts={'train_loss': 1.5, 'validation': {'loss': 2.5}})
+    with pytest.raises(InputError, match=f'task.gpt.{field}.*another function'):
         task.torch_files(None, weights)
 
 

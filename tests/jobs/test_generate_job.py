@@ -1,0 +1,59 @@
+"""generate and chat on fresh weights of every stage: prompts, dates, files; no training is needed for these."""
+
+import io
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fjq.errors import InputError
+from fjq.jobs import chat, generate
+from fjq.keys import make_key
+from fjq.launch import load_config
+from fjq.models.microchat import STAGES
+from fjq.trained import Trained
+
+
+def make_run(stage, folder, **data):
+    """The tiny variant as a saved model that has learned nothing."""
+    config = load_config(f'configs/microchat_{stage}.py', 'tiny')
+    for name, value in data.items():
+        setattr(config.data, name, value)
+    config.parallel.workers = 1
+    params, extra = jax.jit(config.task.build().init)(make_key(0, 'init'))
+    Trained(config, params, extra).save(folder)
+    return config
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_every_tiny_stage_generates(stage, tmp_path):
+    config = make_run(stage, tmp_path)
+    generate.run(config, tmp_path)
+    paths = pq.read_table(tmp_path / 'generated/paths.parquet')
+    assert paths.num_rows == 3 * 16 * 8 and len(set(paths['id'].to_pylist())) == 3
+    quantiles = pq.read_table(tmp_path / 'generated/quantiles.parquet').to_pydict()
+    for after, step, time in zip(quantiles['after'], quantiles['step'], quantiles['time'], strict=True):
+        day = np.datetime64(after, 'D')
+        assert np.datetime64(time, 'D') == np.busday_offset(day, step, roll='backward')
+
+
+def test_prompts_are_of_any_asset_at_the_path_and_each_once(tmp_path, monkeypatch, capsys):
+    config = make_run('pretrain', tmp_path, assets=('AAPL',))
+    (tmp_path / 'generated').mkdir()
+    (tmp_path / 'generated/OLD.png').write_bytes(b'')
+    config.data.generate.assets = ('MSFT', 'MSFT')
+    generate.run(config, tmp_path)
+    paths = pq.read_table(tmp_path / 'generated/paths.parquet')
+    assert set(paths['id'].to_pylist()) == {'MSFT'} and paths.num_rows == 16 * 8
+    assert [p.name for p in (tmp_path / 'generated').glob('*.png')] == ['MSFT.png']
+    config.data.generate.assets = ('MSTF',)
+    with pytest.raises(InputError, match="no asset 'MSTF'. Did you mean 'MSFT'"):
+        generate.run(config, tmp_path)
+    config.data.generate.assets = ()
+    monkeypatch.setattr('sys.stdin', io.StringIO('msft\nassets\n\n'))
+    capsys.readouterr()
+    chat.run(config, tmp_path)
+    out = capsys.readouterr().out
+    assert 'such as AAPL 20' in out and 'MSFT: ' in out and '8 candles later (about 20' in out
+    assert 'AAPL MSFT' in out
