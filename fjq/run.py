@@ -130,7 +130,7 @@ def check_split(config: Experiment) -> None:
         )
     for name in ('purge_days', 'embargo_days'):
         if not getattr(split, name) >= 0:
-            raise InputError(f'{getattr(split, name)} days', column=f'data.split.{name}', remedy='give 0 or more')
+            raise InputError(f'{getattr(split, name):g} days', column=f'data.split.{name}', remedy='give 0 or more')
 
 
 def open_data(config: Experiment, workdir: Path) -> Dataset:
