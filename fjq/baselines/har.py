@@ -6,11 +6,12 @@ import numpy as np
 
 from fjq.baselines.persistence import trailing_mean
 from fjq.baselines.quantiles import ScaledQuantiles
-from fjq.baselines.series import Baseline, Known, Series
+from fjq.baselines.series import Baseline, Known, Series, Unavailable
 from fjq.errors import InputError
 from fjq.forecast import Point
 
 CORRECTIONS = ('none', 'mean', 'variance')
+LABELS = 10  # a regressor, at least
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -73,25 +74,42 @@ class Har(Baseline):
 @dataclasses.dataclass(kw_only=True)
 class HarQuantiles(ScaledQuantiles):
     """Quantiles in units of a volatility by HAR: the log variance over a label's span regressed on the logs of trailing
-    mean variances. The regression is always fitted once, on the training labels."""
+    mean variances, and moved to the edge of the fitted labels where it lies outside of their range. The regression is
+    always fitted once, on the training labels."""
 
     name: str = 'har quantiles'
-    windows: tuple[int, ...] = (12, 72, 276)  # steps of the trailing means
+    windows: tuple[int, ...] = ()  # steps of the trailing means; () = an hour, six hours and a day, counted on training
 
     def scales(self, series: Series) -> tuple[np.ndarray, np.ndarray]:
         variance = np.nan_to_num(series.step_variance(self.column, self.kind))
-        means = [trailing_mean(variance, w) for w in self.windows]
+        means = [trailing_mean(variance, w) for w in self.windows or count_windows(series)]
         x = np.stack([np.ones(len(variance)), *(np.log(np.where(m > 0, m, np.nan)) for m in means)], 1)
         at_rows, at_labels = series.at_rows(x), series.at_labels(x)
         realised = series.span_sum(variance)
         y = np.log(np.where(realised > 0, realised, np.nan))
         known = np.isfinite(at_labels).all(1)[:, None] & np.isfinite(y) & series.train[:, None]
         now, then = np.full((len(at_rows), y.shape[1]), np.nan), np.full(y.shape, np.nan)
-        for h in range(y.shape[1]):
-            if known[:, h].sum() > max(self.min_labels, x.shape[1]):
-                weights, *_ = np.linalg.lstsq(at_labels[known[:, h]], y[known[:, h], h], rcond=None)
-                now[:, h], then[:, h] = (np.exp((at * weights).sum(1) / 2) for at in (at_rows, at_labels))
+        for h, count in enumerate(known.sum(0)):
+            if count < LABELS * x.shape[1]:
+                raise Unavailable(
+                    f'horizon {h + 1} has {count} training labels for {x.shape[1]} regressors, not ten of each'
+                )
+            fitted = y[known[:, h], h]
+            weights, *_ = np.linalg.lstsq(at_labels[known[:, h]], fitted, rcond=None)
+            low, high = fitted.min(), fitted.max()
+            now[:, h], then[:, h] = (
+                np.exp(np.clip((at * weights).sum(1), low, high) / 2) for at in (at_rows, at_labels)
+            )
         return now, then
+
+
+def count_windows(series: Series) -> list[int]:
+    """The bars of an hour, of six and of a whole session of 23 hours, or as large parts of a shorter day."""
+    if series.time.dtype.kind != 'M':
+        raise Unavailable('the times are no dates, so the bars of a day are not known: set `windows`')
+    seen = series.time[series.time <= series.label_time[series.train].max()]
+    _, counts = np.unique(seen.astype('datetime64[D]'), return_counts=True)
+    return [max(round(np.median(counts) * hours / 23), 1) for hours in (1, 6, 23)]
 
 
 def regress(

@@ -180,9 +180,48 @@ def test_har_quantiles_by_least_squares(bars):
         x = np.array([[1, trailing(t, 2), trailing(t, 24)] for t in range(23, len(rows['time']))])
         y = np.array([np.log(variance[t + 1 : t + 1 + steps].sum()) for t in kept])
         weights = np.linalg.solve(x[: len(kept)].T @ x[: len(kept)], x[: len(kept)].T @ y)
-        scale = np.exp(x @ weights / 2)
+        scale = np.exp(np.clip(x @ weights, y.min(), y.max()) / 2)
         quantiles = np.quantile(labels['target'][kept, h] / scale[: len(kept)], [0.1, 0.9])
         np.testing.assert_allclose(law.values[:, h], quantiles * scale[900 - 23 :, None], rtol=1e-6)
+
+
+def test_har_quantiles_stay_within_what_was_fitted(bars):
+    """A regression of logs on a volatility beyond all that it was fitted on would explode."""
+    history, rows = bars
+    returns = 1e-3 * np.exp(2 * np.sin(np.arange(M) / 100)) * rng(3).standard_normal(M)
+    returns[-40] = 100.0
+    close = 100 * np.exp(np.cumsum(returns))
+    n = len(rows['time'])
+    target = np.stack([np.log(close[h : h + n] / close[:n]) for h in HORIZONS], 1)
+    asked, labels = split(rows | {'target': target})
+    law = HarQuantiles(windows=(24,)).forecast(history | {'close': close}, asked, labels)
+    for h, steps in enumerate(HORIZONS):
+        sums = [(returns[t + 1 : t + 1 + steps] ** 2).sum() for t in range(24, 880)]
+        width = np.log(np.ptp(law.values[:, h], axis=-1))
+        assert (
+            np.ptp(width) == pytest.approx(np.ptp(np.log(sums)) / 2, rel=0.5)
+            and np.ptp(width) <= np.ptp(np.log(sums)) / 2
+        )
+
+
+def test_har_quantiles_count_the_bars_of_a_day(bars):
+    history, rows = bars
+    asked, labels = split(rows)
+    ours, given = (HarQuantiles(windows=w).forecast(history, asked, labels).values for w in ((), (1, 6, 24)))
+    np.testing.assert_array_equal(ours, given)  # an hour and six of a session of 23, and a day of 24 bars
+    count = lambda table: table | {k: np.arange(len(v)) for k, v in table.items() if k == 'time'}
+    with pytest.raises(Unavailable, match='the times are no dates, so the bars of a day are not known: set `windows`'):
+        ends = {'label_end': np.arange(len(rows['time']))[:, None] + np.array(HORIZONS)}
+        HarQuantiles().forecast(count(history), *split(count(rows | ends)))
+
+
+def test_har_quantiles_need_ten_labels_a_regressor(bars):
+    history, rows = bars
+    asked, labels = split(rows)
+    law = HarQuantiles(windows=(2, 6, 24)).forecast(history, asked, select(labels, slice(0, 63)))  # 40 have a day
+    assert np.isfinite(law.values).all()
+    with pytest.raises(Unavailable, match='horizon 1 has 39 training labels for 4 regressors, not ten of each'):
+        HarQuantiles(windows=(2, 6, 24)).forecast(history, asked, select(labels, slice(0, 62)))
 
 
 def test_garch_t_is_a_student_law_of_its_volatility(bars):
