@@ -5,6 +5,7 @@ are dressed with the errors that they made on an earlier split, so that all have
 """
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fjq import compare
-from fjq.baselines import Unavailable
+from fjq.baselines import PathBaseline, Unavailable
 from fjq.calibration import Calibration, PastErrors, choose_method
 from fjq.checkpoint import write_atomic
 from fjq.config import Evaluate, Experiment
@@ -99,7 +100,9 @@ def forecast_all(config: Experiment, trained: Trained, dataset: Dataset) -> Fore
         if answered < LEAST_ANSWERED:
             missing[baseline.name] = f'it forecasts only {answered:.0%} of the targets'
             continue
-        judged.append(Judged(baseline.name, f, dress_with_errors(f, e, earlier_rows)))
+        walks = isinstance(baseline, PathBaseline)
+        paths = functools.partial(baseline.simulate, dataset.history(), rows, labels) if walks else None
+        judged.append(Judged(baseline.name, f, dress_with_errors(f, e, earlier_rows), paths))
     return Forecasts(make_alike(judged, settings.levels), rows, missing)
 
 

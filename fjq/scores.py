@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fjq import compare, metrics
-from fjq.forecast import Law, transform
+from fjq.forecast import Law, Samples, transform
 
 FLOOR = 1e-3  # below it QLIKE counts a forecast as this much
 PIT_BINS = 10
@@ -29,11 +29,13 @@ OF_VOLATILITY = ('qlike', 'huber_log1p')  # NaN where a target is not positive
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """One forecaster on the evaluated split: its point forecast as given, and its law."""
+    """One forecaster on the evaluated split: its point forecast as given, and its law; where the law is of each horizon
+    alone, `paths(count=n)` may draw the horizons together."""
 
     name: str
     point: Law
     law: Law
+    paths: Callable[..., Samples] | None = None
 
 
 def score(judged: Judged, rows: dict, mask: np.ndarray, train: dict) -> dict[str, list[float]]:

@@ -35,7 +35,7 @@ from fjq.baselines.persistence import Persistence
 from fjq.baselines.quantiles import EmpiricalQuantiles, ScaledQuantiles
 from fjq.baselines.random_walk import Bootstrap, RandomWalk
 from fjq.baselines.seasonal import SeasonalQuantiles
-from fjq.baselines.series import Baseline, Unavailable
+from fjq.baselines.series import Baseline, PathBaseline, Unavailable
 from fjq.baselines.vix import Vix
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     'GarchT',
     'Har',
     'HarQuantiles',
+    'PathBaseline',
     'Persistence',
     'RandomWalk',
     'ScaledQuantiles',

@@ -1,14 +1,15 @@
 """GARCH(1,1) by the package arch."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 from scipy.signal import lfilter
 
-from fjq.baselines.series import Baseline, Series, Unavailable
+from fjq.baselines.series import Baseline, PathBaseline, Series, Unavailable, row_generator
 from fjq.errors import InputError
-from fjq.forecast import Mixture, Point
+from fjq.forecast import Mixture, Point, Samples
 
 BACKCAST = 20  # returns whose mean square starts the recursion; nothing is forecast before them
 
@@ -69,16 +70,17 @@ class Garch(Baseline):
             if not np.any((wanted >= first) & (wanted < last)):
                 continue
             parameters = fit_garch(returns[:end], self.dist)
-            out[first:last] = span_volatility(returns[:last], *parameters, spans)[first:]
+            out[first:last] = span_volatility(returns[:last], *parameters[:3], spans)[first:]
         return out * np.sqrt(series.steps(self.steps) / spans)
 
 
 @dataclasses.dataclass(kw_only=True)
-class GarchT(Baseline):
+class GarchT(PathBaseline):
     """Returns over the label's span as Student-t with the volatility of a GARCH(1,1) with Student-t shocks.
 
     The model is fitted on the returns up to the last training row; degrees of freedom and size of the law of each
-    horizon by maximum likelihood on the training targets in units of that volatility: sums of t are not t.
+    horizon by maximum likelihood on the training targets in units of that volatility: sums of t are not t. Paths are
+    simulated step by step with the shocks and the variance of the model, and know nothing of those targets.
     """
 
     name: str = 'garch-t'
@@ -90,16 +92,7 @@ class GarchT(Baseline):
     max_labels: int = 5_000  # training targets that the law of a horizon is fitted on, evenly spread
 
     def forecast_series(self, series: Series) -> Mixture:
-        returns = series.returns(self.column, self.kind)
-        there = np.flatnonzero(np.isfinite(returns))
-        returns, time = returns[there], series.time[there]
-        used = returns[: np.searchsorted(time, series.label_time[series.train].max(), side='right')]
-        if len(used) < max(self.min_steps, BACKCAST):
-            raise Unavailable(f'{self.column!r} has {len(used)} returns to fit, not {self.min_steps}')
-        parameters = fit_garch(used[-self.max_steps :], 't')
-        scale = np.full((len(series.time), series.target.shape[1]), np.nan)
-        scale[there] = span_volatility(returns, *parameters, series.steps(self.steps))
-        scale[there[: BACKCAST - 1]] = np.nan
+        scale = self._filter(series, self._fit(series), series.steps(self.steps))
         now, units = series.at_rows(scale), series.target / series.at_labels(scale)
         size, df = np.empty(now.shape[1]), np.empty(now.shape[1])
         for h, known in enumerate(series.known('train', 0, np.isfinite(units))):
@@ -111,9 +104,49 @@ class GarchT(Baseline):
         none = np.where(np.isnan(now), np.nan, 0.0)
         return Mixture(*(v[..., None] for v in (np.ones(now.shape), none, now * size, none + df)))
 
+    def simulate_series(self, series: Series, count: int, seed: int) -> Samples:
+        w, a, b, df = fit = self._fit(series)
+        steps = np.maximum(np.round(series.steps(self.steps)), 1).astype(int)
+        first = series.at_rows(self._filter(series, fit, np.ones(1)))[:, 0] ** 2
+        out = np.empty((len(first), len(steps), count))
+        for row, (moment, start) in enumerate(zip(series.row_time, first, strict=True)):
+            shocks = row_generator(seed, moment).standard_t(df, (steps.max(), count)) * np.sqrt((df - 2) / df)
+            variance, moves = np.full(count, start), np.empty_like(shocks)
+            for step, shock in enumerate(shocks):
+                moves[step] = np.sqrt(variance) * shock
+                variance = w + a * moves[step] ** 2 + b * variance
+            out[row] = np.cumsum(moves, 0)[steps - 1]
+        return Samples(out)
 
-def fit_garch(returns: np.ndarray, dist: str) -> tuple[float, float, float]:
-    """(w, a, b) by maximum likelihood with mean zero.
+    def _fit(self, series: Series) -> 'Fit':
+        """On the returns up to the last training row."""
+        returns = series.returns(self.column, self.kind)
+        used = returns[np.isfinite(returns) & (series.time <= series.label_time[series.train].max())]
+        if len(used) < max(self.min_steps, BACKCAST):
+            raise Unavailable(f'{self.column!r} has {len(used)} returns to fit, not {self.min_steps}')
+        return fit_garch(used[-self.max_steps :], 't')
+
+    def _filter(self, series: Series, fit: 'Fit', steps: np.ndarray) -> np.ndarray:
+        """The volatility over the next `steps` [H] steps after each moment of the history [M, H]."""
+        returns = series.returns(self.column, self.kind)
+        there = np.flatnonzero(np.isfinite(returns))
+        scale = np.full((len(series.time), len(steps)), np.nan)
+        scale[there] = span_volatility(returns[there], *fit[:3], steps)
+        scale[there[: BACKCAST - 1]] = np.nan
+        return scale
+
+
+class Fit(NamedTuple):
+    """s_t^2 = w + a e_{t-1}^2 + b s_{t-1}^2, with shocks of `df` degrees of freedom (inf = Gaussian)."""
+
+    w: float
+    a: float
+    b: float
+    df: float
+
+
+def fit_garch(returns: np.ndarray, dist: str) -> Fit:
+    """By maximum likelihood with mean zero.
 
     Raises:
       Unavailable: arch is not installed, or the optimiser did not converge.
@@ -128,8 +161,8 @@ def fit_garch(returns: np.ndarray, dist: str) -> tuple[float, float, float]:
     result = arch_model(returns / unit, mean='Zero', dist=dist, rescale=False).fit(disp='off', show_warning=False)
     if result.convergence_flag:
         raise Unavailable(f'the GARCH fit on {len(returns)} returns did not converge')
-    w, a, b = result.params.iloc[:3] if hasattr(result.params, 'iloc') else result.params[:3]
-    return float(w) * unit**2, float(a), float(b)
+    w, a, b, *df = np.asarray(result.params, np.float64).tolist()
+    return Fit(w * unit**2, a, b, df[0] if df else np.inf)
 
 
 def span_volatility(returns: np.ndarray, w: float, a: float, b: float, steps: np.ndarray) -> np.ndarray:

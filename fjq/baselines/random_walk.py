@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from fjq.baselines.ewma import ewma
-from fjq.baselines.series import Baseline, Series
+from fjq.baselines.series import Baseline, PathBaseline, Series, row_generator
 from fjq.errors import InputError
 from fjq.forecast import Mixture, Samples
 
@@ -13,7 +13,7 @@ _CHUNK = 4_000_000  # draws that are summed at a time
 
 
 @dataclasses.dataclass(kw_only=True)
-class RandomWalk(Baseline):
+class RandomWalk(PathBaseline):
     """Gaussian steps without drift, of the EWMA variance (RiskMetrics 1996); for targets that are log returns."""
 
     name: str = 'random walk'
@@ -23,10 +23,23 @@ class RandomWalk(Baseline):
     steps: tuple[float, ...] = ()  # that a label spans, one a horizon; () = counted on the training labels
 
     def forecast_series(self, series: Series) -> Mixture:
-        variance = series.at_rows(ewma(series.step_variance(self.column, self.kind), self.decay))
-        scale = np.sqrt(np.where(variance > 0, variance, np.nan)[:, None] * series.steps(self.steps))
+        scale = self._volatility(series)[:, None] * np.sqrt(series.steps(self.steps))
         none = np.where(np.isnan(scale), np.nan, 0.0)
         return Mixture(np.ones((*scale.shape, 1)), none[..., None], scale[..., None])
+
+    def simulate_series(self, series: Series, count: int, seed: int) -> Samples:
+        steps = series.steps(self.steps)
+        order = np.argsort(steps)
+        step = np.sqrt(np.diff(steps[order], prepend=0.0))[:, None]
+        walks = [row_generator(seed, t).standard_normal((len(steps), count)) * step for t in series.row_time]
+        out = np.empty((len(walks), len(steps), count))
+        out[:, order] = np.cumsum(walks, 1)
+        return Samples(out * self._volatility(series)[:, None, None])
+
+    def _volatility(self, series: Series) -> np.ndarray:
+        """Of a step, known at each row [N]."""
+        variance = series.at_rows(ewma(series.step_variance(self.column, self.kind), self.decay))
+        return np.sqrt(np.where(variance > 0, variance, np.nan))
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,13 +1,14 @@
 """What a baseline may know at each row, and which labels it may fit there."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from fjq.errors import InputError
-from fjq.forecast import Law
+from fjq.forecast import Law, Samples
 
 
 class Unavailable(Exception):
@@ -158,21 +159,43 @@ class Baseline:
           Unavailable: a column, labels or a package is absent.
           InputError: shapes that do not fit, times out of order, or an unknown choice in the config.
         """
-        if 'id' not in history:
-            return self.forecast_series(_make_series(history, rows, labels))
-        laws, places = [], []
-        for name in np.unique(rows['id']):
-            parts = [
-                _select(table, np.flatnonzero(np.asarray(table['id']) == name)) for table in (history, rows, labels)
-            ]
-            laws.append(self.forecast_series(_make_series(*parts)))
-            places.append(np.flatnonzero(np.asarray(rows['id']) == name))
-        order = np.argsort(np.concatenate(places))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *laws)
+        return _each_series(self.forecast_series, history, rows, labels)
 
     def forecast_series(self, series: Series) -> Law:
         """The forecast of one series, leading axes [N, H]."""
         raise AttributeError('forecast_series')
+
+
+class PathBaseline(Baseline):
+    """A baseline that also draws whole paths, for scores of all horizons together: its law is of each horizon alone. A
+    family defines `simulate_series(series, count, seed) -> Samples`."""
+
+    def simulate(self, history: dict, rows: dict, labels: dict, *, count: int, seed: int = 0) -> Samples:
+        """`count` paths of each row: values [N, H, count], where a place of the last axis is one path. Raises what
+        `forecast` does."""
+        return _each_series(lambda series: self.simulate_series(series, count, seed), history, rows, labels)
+
+    def simulate_series(self, series: Series, count: int, seed: int) -> Samples:
+        """The paths of one series."""
+        raise AttributeError('simulate_series')
+
+
+def row_generator(seed: int, moment) -> np.random.Generator:
+    """Draws of the row of a moment, whatever other rows are asked for."""
+    return np.random.Generator(np.random.Philox([seed, int(np.asarray(moment).astype(np.int64))]))
+
+
+def _each_series(answer: Callable[[Series], Law], history: dict, rows: dict, labels: dict) -> Law:
+    """The answers for each series, put together in the order of `rows`."""
+    if 'id' not in history:
+        return answer(_make_series(history, rows, labels))
+    laws, places = [], []
+    for name in np.unique(rows['id']):
+        parts = [_select(table, np.flatnonzero(np.asarray(table['id']) == name)) for table in (history, rows, labels)]
+        laws.append(answer(_make_series(*parts)))
+        places.append(np.flatnonzero(np.asarray(rows['id']) == name))
+    order = np.argsort(np.concatenate(places))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *laws)
 
 
 def _make_series(history: dict, rows: dict, labels: dict) -> Series:

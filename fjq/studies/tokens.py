@@ -24,7 +24,7 @@ HELD_OUT = 0.2  # of the training tokens, where the chains can not be tuned on v
 class TokenScores:
     """Bits a token, perplexity, accuracy and top-5 with intervals, of the model and of the chains of
     `fjq.baselines.markov`, all together and by asset; the likelihood of candles, which other tokenizers' can be
-    compared with; and the energy score (Gneiting and Raftery 2007) of the forecasters that give paths.
+    compared with; and the energy score (Gneiting and Raftery 2007) of the forecasters that have paths.
 
     A token is scored once: where rows overlap, by the row that it follows most closely. Intervals resample blocks of
     moments, with all assets of a moment, as their returns move together. The task has to have
@@ -111,9 +111,13 @@ class TokenScores:
 
     def _paths(self, judged: list, rows: dict, mask: np.ndarray) -> list[dict]:
         whole, lines, ours = mask.all(1), [], None
+        if not isinstance(judged[0].law, Samples) or not whole.any():
+            return []
+        count = judged[0].law.values.shape[-1]
         for j in judged:
-            if isinstance(j.law, Samples) and whole.any():
-                score = energy_score(np.asarray(j.law.values, np.float64)[whole], rows['target'][whole])
+            paths = j.law if isinstance(j.law, Samples) else j.paths and j.paths(count=count)
+            if paths:
+                score = energy_score(np.asarray(paths.values, np.float64)[whole], rows['target'][whole])
                 line = {'forecaster': j.name, 'rows': int(whole.sum()), 'energy score': score.mean()}
                 if ours is None:
                     ours = score

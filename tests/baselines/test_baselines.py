@@ -149,7 +149,7 @@ def test_garch_against_arch(market):
     train = returns[: len(labels['time']) - 1]
     unit = train.std()
     result = arch_model(train / unit, mean='Zero', rescale=False).fit(disp='off')
-    w, a, b = fit_garch(train, 'normal')
+    w, a, b, _ = fit_garch(train, 'normal')
     np.testing.assert_allclose((w / unit**2, a, b), result.params, rtol=1e-6)
     fixed = arch_model(returns / unit, mean='Zero', rescale=False).fix(result.params)
     ahead = fixed.forecast(horizon=21, reindex=False).variance.to_numpy()[-1]

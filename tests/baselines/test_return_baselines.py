@@ -230,7 +230,7 @@ def test_garch_t_is_a_student_law_of_its_volatility(bars):
     law = GarchT().forecast(history, asked, labels)
     returns = np.diff(np.log(history['close']))
     parameters = fit_garch(returns[:879], 't')
-    scale = span_volatility(returns, *parameters, np.array(HORIZONS, float))
+    scale = span_volatility(returns, *parameters[:3], np.array(HORIZONS, float))
     for h in range(2):
         units = labels['target'][20:, h] / scale[19:879, h]
         df, _, size = stats.t.fit(units, floc=0)
@@ -310,3 +310,24 @@ def test_unknown_choices(baseline, bars):
 def test_too_few_returns_are_said(bars):
     with pytest.raises(Unavailable, match='not 5000'):
         GarchT(min_steps=5000).forecast(bars[0], *split(bars[1]))
+
+
+@pytest.mark.parametrize('baseline', [RandomWalk(), GarchT(), GarchT(steps=(6, 2))])
+def test_paths_have_the_law_of_each_horizon_and_know_nothing_later(baseline, bars):
+    """Their variance is that of the law, over rows together; horizons of one path share their first steps; each row
+    stands alone, whatever comes later."""
+    history, rows = bars
+    asked, labels = split(rows)
+    asked = select(asked, slice(0, 300))
+    paths = np.asarray(baseline.simulate(history, asked, labels, count=100).values)
+    assert paths.shape == (300, 2, 100) and np.isfinite(paths).all()
+    short, long = (0, 1) if not baseline.steps else (1, 0)
+    together = np.mean([np.corrcoef(p[short], p[long])[0, 1] for p in paths])
+    assert together == pytest.approx(np.sqrt(2 / 6), abs=0.08)
+    if isinstance(baseline, RandomWalk):
+        ratio = paths.std(-1) / np.asarray(baseline.forecast(history, asked, labels).std())
+        np.testing.assert_allclose(ratio.mean(0), 1, atol=0.02)
+    later = history['time'] > asked['time'][100]
+    changed = history | {'close': np.where(later, history['close'] * rng(7).uniform(0.5, 2, M), history['close'])}
+    other = np.asarray(baseline.simulate(changed, select(asked, slice(90, 101)), labels, count=100).values)
+    np.testing.assert_array_equal(other, paths[90:101])

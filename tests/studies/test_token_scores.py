@@ -92,6 +92,8 @@ def test_tables_by_hand(data, law):
     values = np.random.Generator(np.random.Philox(1)).normal(size=(*mask.shape, 5))
     judged = [Judged('known', Samples(values), Samples(values)), Judged('walk', Samples(values), Samples(2 * values))]
     judged.append(Judged('point', Point(values[..., 0]), Point(values[..., 0])))
+    drawn = lambda count: Samples(values[..., :count])
+    judged.append(Judged('drawn', Point(values[..., 0]), Point(values[..., 0]), drawn))
     study = TokenScores(draws=50, block=5).run(trained(Known(law)), data, 'test', judged, rows, mask)
     pooled, saved, by_asset, paths = study.tables.values()
     nats, rank = (np.array(v) for v in zip(*by_hand(data, law).values(), strict=True))
@@ -112,7 +114,8 @@ def test_tables_by_hand(data, law):
         d for a in data.assets for d in data.tokenizer.log_density(a.candles, a.id)[a.candles.time > rows['time'].min()]
     ]
     np.testing.assert_allclose(line['log likelihood a candle'], np.mean(density) - nats.mean(), rtol=1e-5)
-    assert [x['forecaster'] for x in paths] == ['known', 'walk'] and paths[1]['the model is'] == 'better'
+    assert [x['forecaster'] for x in paths] == ['known', 'walk', 'drawn'] and paths[1]['the model is'] == 'better'
+    assert paths[2]['saved'] == 0 and paths[2]['energy score'] == paths[0]['energy score']
     assert study.charts[0].lines['bigram'][-1] == pytest.approx(saved[2]['saved'] * len(nats))
 
 
