@@ -340,8 +340,9 @@ def test_forecast(tiny):
     law, rows = predict_rows(tiny.trained().predict, tiny.data, 'all')
     table = pq.read_table(tiny.run('whole') / 'forecasts' / 'all.parquet')
     splits = np.asarray(table['split'])
-    for name in ('train', 'valid', 'test'):
+    for name in ('valid', 'test'):
         assert (splits == name).sum() == tiny.data.rows(name)['target'].size
+    assert 0 < (splits == 'train').sum() <= tiny.data.rows('train')['target'].size
     assert table.num_rows == np.asarray(law.mean()).size
     assert table['time'].to_numpy()[-1] == rows['time'][-1]
     late = table.filter(splits == 'test')

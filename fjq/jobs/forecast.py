@@ -59,7 +59,8 @@ def calibrate(config: Experiment, trained: Trained, dataset: Dataset, law: Law, 
 def name_splits(dataset: Dataset, rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(the split [N] of each row, '' for none; whether it lies before the test split [N])."""
     parts = {name: dataset.rows(name) for name in SPLITS}
-    ids, times = np.unique(rows['id']), np.unique(rows['time'])
+    whole = (rows, *parts.values())  # rows that train may be closer together than those that are forecast
+    ids, times = (np.unique(np.concatenate([r[name] for r in whole])) for name in ('id', 'time'))
     place = lambda r: np.searchsorted(ids, r['id']) * len(times) + np.searchsorted(times, r['time'])
     here = place(rows)
     inside = [np.isin(here, place(part)) for part in parts.values()]
