@@ -73,6 +73,7 @@ def analyze(dataset: TokenDataset, options: Analyze) -> dict[str, Any]:
             for name, ids in runs.items()
         },
         'patterns': find_patterns(runs.values(), options.pattern, options.least, options.top),
+        'pattern': {'tokens': options.pattern, 'least': options.least},
         'transitions': top_transitions(transitions, options.transitions),
         'outliers': find_outliers(dataset, runs, returns, options.sigmas, options.top),
     }
@@ -118,21 +119,25 @@ def top_transitions(pairs: np.ndarray, k: int) -> dict[str, list[dict[str, Any]]
 
 
 def find_outliers(dataset, runs: dict, returns: np.ndarray, sigmas: float, top: int) -> dict[str, Any]:
-    """Tokens whose decoded return is far from the mean of all, the farthest first: ids have no distance, returns do."""
-    whole = np.concatenate([returns[ids] for ids in runs.values()])
-    mean, sd = whole.mean(), whole.std()
-    found = []
+    """Candles whose decoded log return, that of the token times the volatility before it, is far from the mean of its
+    asset, the farthest first: in units of that volatility the moves of one token are all the same."""
+    found, total = [], 0
     for a in dataset.assets:
-        z = (returns[runs[a.candles.id]] - mean) / (sd or 1)
+        ids = runs[a.candles.id]
+        if not len(ids):
+            continue
+        move = returns[ids] * a.scale[: len(ids)]  # training candles are the first ones
+        z = (move - move.mean()) / (move.std() or 1)
+        total += len(ids)
         found += [
-            (abs(z[i]), a.candles.id, str(a.candles.time[i]), int(a.id[i]), float(z[i]))
+            (abs(z[i]), a.candles.id, str(a.candles.time[i]), int(ids[i]), float(move[i]), float(z[i]))
             for i in np.flatnonzero(abs(z) > sigmas)
         ]
     found.sort(key=lambda f: (-f[0], *f[1:3]))
-    names = ('id', 'time', 'token', 'sigmas')
+    names = ('id', 'time', 'token', 'log return', 'sigmas')
     return {
         'count': len(found),
-        'share': len(found) / len(whole),
+        'share': len(found) / max(total, 1),
         'first': [dict(zip(names, f[1:], strict=True)) for f in found[:top]],
     }
 
@@ -151,9 +156,16 @@ def to_lines(findings: dict[str, Any]) -> list[str]:
         for name, a in f['by asset'].items()
     ]
     lines += [f'pattern {" ".join(map(str, p["tokens"]))}: {p["count"]} times' for p in f['patterns']]
+    if not f['patterns']:
+        lines.append(f'no pattern of {f["pattern"]["tokens"]} tokens was seen {f["pattern"]["least"]} times')
+    lines += [
+        f'after {token}: ' + ', '.join(f'{n["token"]} ({n["share"]:.1%})' for n in f['transitions'].get(token, []))
+        for token in map(str, sorted(m['token'] for m in f['most frequent']))
+        if token in f['transitions']
+    ]
     lines.append(f'{f["outliers"]["count"]} outliers by decoded return ({f["outliers"]["share"]:.2%})')
     lines += [
-        f'outlier {o["id"]} {o["time"][:10]}: token {o["token"]}, {o["sigmas"]:+.1f} sigmas'
+        f'outlier {o["id"]} {o["time"][:10]}: token {o["token"]}, {o["log return"]:+.2%}, {o["sigmas"]:+.1f} sigmas'
         for o in f['outliers']['first']
     ]
     return lines
