@@ -29,7 +29,7 @@ from fjq.optim import make_optimizer, make_schedule
 from fjq.paths import flatten, path_of
 from fjq.run import Interrupted, cache_folder, catch_signals, check_fit, check_settings, lock, write_facts
 from fjq.step import best_params, init_state, make_eval_step, make_train_step
-from fjq.task import Batch, Dataset, Task
+from fjq.task import Batch, Dataset, Shard, Task
 
 _FIXED = re.compile(r'task\..*|train\.(metric|mode)|seed')  # settings that a run keeps to its end
 _FREE = re.compile(r'task\.(.*\.)?(dtype|remat\w*)')  # of these, what does not change the function
@@ -70,7 +70,7 @@ class _Loop:
         init = functools.partial(init_state, task, optimizer, t.ema)
         shapes = jax.eval_shape(init, key)
         shardings = shard_state(self.mesh, config.mesh, shapes)
-        rows = len(dataset.train(config.seed, self.shard)[0]['mask']) * self.shard.count
+        rows = len(dataset.train(config.seed, Shard())[0]['mask'])  # of all processes
         cuts = count_micro_batches(rows, t.micro_batches, self.mesh.shape['data'])
         if cuts != t.micro_batches:
             log.say(

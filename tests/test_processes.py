@@ -146,9 +146,9 @@ def test_cut_parameters_and_shared_rows_over_two_processes(runner, tmp_path, fla
 def test_an_error_in_one_process_ends_both(runner, tmp_path):
     """A batch that does not divide is told before the first step, in one line a process."""
     workdir = tmp_path / 'run'
-    assert set(run_two(runner, workdir, *FLAGS, '--config.data.batch=18', '--config.train.micro_batches=2')) <= {2, -6}
+    assert set(run_two(runner, workdir, *FLAGS, '--config.data.batch=17')) <= {2, -6}
     told = Path(f'{workdir}.0.log').read_text() + Path(f'{workdir}.1.log').read_text()
-    assert 'fjq: a batch of 18 rows does not divide by 2 micro-batches x 2 devices' in told
+    assert 'a batch of 17 rows does not divide among 2 devices' in told
 
 
 @pytest.mark.slow
