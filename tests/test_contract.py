@@ -275,7 +275,9 @@ class OtherLabels:
             mixed = np.split(np.concatenate([p[name] for p in parts.values()])[order], ends[:-1])
             for split, values in zip(parts, mixed, strict=True):
                 self._rows[split] = self._rows.get(split, parts[split]) | {name: values}
-        self.history, self.fingerprint = data.history, data.fingerprint
+
+    def __getattr__(self, name: str):
+        return getattr(self.data, name)
 
     def rows(self, split: str):
         return self._rows[split]
