@@ -21,7 +21,7 @@ from fjq.data.bar_scale import scale_by_root
 from fjq.errors import InputError
 from fjq.nn.attention_pool import AttentionPool
 from fjq.nn.clock_encoding import ClockEncoding
-from fjq.nn.dense import Dense
+from fjq.nn.dense import Dense, gelu
 from fjq.nn.dropout import dropout
 from fjq.nn.gates import GatedNorm
 from fjq.nn.quantile_heads import QuantileHeads
@@ -239,4 +239,4 @@ class Model(nnx.Module):
 
     def read_out(self, x_BxVxD):
         """[B, V, D] -> [B, D]."""
-        return jax.nn.gelu(self.readout(x_BxVxD.reshape(x_BxVxD.shape[0], -1)), approximate=False)
+        return gelu(self.readout(x_BxVxD.reshape(x_BxVxD.shape[0], -1)))

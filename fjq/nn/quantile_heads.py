@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fjq.nn.dense import torch_uniform
+from fjq.nn.dense import gelu, torch_uniform
 
 
 def grow_from_middle(raw_xQ):
@@ -65,7 +65,7 @@ class QuantileHeads(nnx.Module):
     def __call__(self, x_BxD):
         x = x_BxD.astype(jnp.float32)[:, None] + self.horizon['embedding'][...][None]
         for name in ('0', '2'):
-            x = jax.nn.gelu(self.mlp[name](x), approximate=False)
+            x = gelu(self.mlp[name](x))
         if self.out_proj is None:
             return grow_from_base(self.base_proj(x), self.delta_proj(x))
         return grow_from_middle(self.out_proj(x))

@@ -4,6 +4,7 @@ Letters: N = sequences, T = their slots, D = width, L = layers, K = heads.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from fjq.errors import InputError
 from fjq.nn.attention import attend
-from fjq.nn.dense import Dense, dense
+from fjq.nn.dense import Dense, dense, gelu
 from fjq.nn.dropout import dropout
 from fjq.nn.norm import LayerNorm
 
 # What a layer keeps for the backward pass: everything; what matrix products and attention gave; only its input.
 POLICIES = ('none', 'dots', 'block')
-GROUP_BYTES = 5 * 2**20  # of attention weights that a CPU computes at a time
+GROUP_BYTES = 6 * 2**20  # of attention weights that a CPU computes at a time
 
 
 class Block(nnx.Module):
@@ -45,35 +46,41 @@ class Block(nnx.Module):
         """
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
         x = x_NxTxD + dropout(self._attend(self.norm1(x_NxTxD), lengths_N), self.rate, keys[0]).astype(x_NxTxD.dtype)
-        h = dropout(jax.nn.gelu(self.ff['0'](self.norm2(x)), approximate=False), self.rate, keys[1])
+        h = dropout(gelu(self.ff['0'](self.norm2(x))), self.rate, keys[1])
         return x + dropout(self.ff['3'](h), self.rate, keys[2]).astype(x.dtype)
 
     def _attend(self, x_NxTxD, lengths_N):
         parts = self.q_proj, self.k_proj, self.v_proj  # one product for all three
         kernel = jnp.concatenate([p.kernel[...] for p in parts], axis=1)
         bias = jnp.concatenate([p.bias[...] for p in parts])
-        qkv = dense(x_NxTxD.astype(self.dtype), kernel, bias)
-        q, k, v = (y.reshape(*y.shape[:2], self.heads, -1) for y in jnp.split(qkv, 3, axis=-1))
-        y = checkpoint_name(attend_by_groups(q, k, v, lengths_N), 'attention')
-        return self.out_proj(y.reshape(x_NxTxD.shape))
+        qkv_NxTx3D = dense(x_NxTxD.astype(self.dtype), kernel, bias)
+        return self.out_proj(checkpoint_name(attend_by_groups(qkv_NxTx3D, self.heads, lengths_N), 'attention'))
 
 
-def attend_by_groups(q_NxTxKxH, k_NxTxKxH, v_NxTxKxH, lengths_N):
-    """`attend`; on a CPU a few sequences at a time, whose products then stay in its cache, and again in the backward
-    pass. Two cores take a third of the time forward and half of it for a gradient."""
-    count, slots, heads, _ = q_NxTxKxH.shape
+def attend_by_groups(qkv_NxTx3D, heads: int, lengths_N):
+    """`attend` to queries, keys and values that lie side by side -> [N, T, D]; on a CPU a few sequences at a time, and
+    again in the backward pass: half of the time for a gradient."""
+
+    def whole(qkv, lengths):
+        q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in jnp.split(qkv, 3, axis=-1))
+        return attend(q, k, v, kv_lengths_B=lengths).reshape(*qkv.shape[:2], -1)
+
+    return map_groups(jax.checkpoint(whole), whole, qkv_NxTx3D, lengths_N, heads)
+
+
+def map_groups(on_cpu, elsewhere, x_NxTxC, lengths_N, heads: int):
+    """A function of (x, lengths); on a CPU of a few sequences at a time, whose attention weights stay in its cache."""
+    count, slots, _ = x_NxTxC.shape
     most = max(1, GROUP_BYTES // (4 * heads * slots * slots))
-    arrays = (q_NxTxKxH, k_NxTxKxH, v_NxTxKxH, lengths_N)
-    whole = lambda q, k, v, lengths: attend(q, k, v, kv_lengths_B=lengths)
     if not isinstance(count, int) or count <= most:  # an exported program has any number of sequences
-        return whole(*arrays)
+        return elsewhere(x_NxTxC, lengths_N)
     group = max(d for d in range(1, most + 1) if count % d == 0)
 
     def by_groups(*arrays):
         cut = jax.tree.map(lambda x: x.reshape(count // group, group, *x.shape[1:]), arrays)
-        return jax.lax.map(jax.checkpoint(lambda item: whole(*item)), cut).reshape(q_NxTxKxH.shape)
+        return jax.lax.map(lambda item: on_cpu(*item), cut).reshape(count, slots, -1)
 
-    return jax.lax.platform_dependent(*arrays, cpu=by_groups, default=whole)
+    return jax.lax.platform_dependent(x_NxTxC, lengths_N, cpu=by_groups, default=elsewhere)
 
 
 def stack_layers(count: int, make: Callable[[], nnx.Module]) -> nnx.Module:
@@ -83,8 +90,18 @@ def stack_layers(count: int, make: Callable[[], nnx.Module]) -> nnx.Module:
 
 
 def run_layers(layers: nnx.Module, x_NxTxD, lengths_N, key, *, remat: str):
-    """The stacked blocks one after the other, compiled once (`lax.scan`); with everything kept they are unrolled,
-    because a scan would copy all that is kept into stacks."""
+    """The stacked blocks one after the other. On a CPU, where nothing is dropped, a few sequences go through all of
+    them at a time, so that what lies between the products never leaves the cache."""
+    run = partial(_run_layers, layers, remat=remat)
+    if key is not None:
+        return run(x_NxTxD, lengths_N, key)
+    on_cpu = partial(_run_layers, layers, key=None, remat='none')
+    return map_groups(on_cpu, partial(run, key=None), x_NxTxD, lengths_N, layers.heads)
+
+
+def _run_layers(layers: nnx.Module, x_NxTxD, lengths_N, key, *, remat: str):
+    """Compiled once (`lax.scan`); with everything kept they are unrolled, because a scan would copy all that is kept
+    into stacks."""
     graph, state = nnx.split(layers)
 
     def run(x, item):

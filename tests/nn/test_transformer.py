@@ -59,20 +59,30 @@ def test_a_stack_is_its_blocks_one_after_the_other():
         pure.apply(params, {}, lambda m: run_layers(m, x, LENGTHS, None, remat='all'))
 
 
-def test_attention_by_groups_is_attention(monkeypatch):
-    """Groups of two: the same values and gradients as all sequences at once."""
-    q, k, v = (inputs(seed=s).reshape(6, 7, 2, 4) for s in range(3))
-    run = lambda q, k, v, lengths: jnp.sin(attend_by_groups(q, k, v, lengths)).sum()
-    see = lambda: [
-        leaf
-        for lengths in (LENGTHS, None)
-        for leaf in jax.tree.leaves(jax.jit(jax.value_and_grad(run, (0, 1, 2)))(q, k, v, lengths))
-    ]
-    whole = see()
+def in_groups(monkeypatch, function, *arguments):
+    """What a function gives without and with groups of two sequences of 7 slots and two heads."""
+    whole = jax.jit(function)(*arguments)
     monkeypatch.setattr(transformer, 'GROUP_BYTES', 2 * 4 * 2 * 7 * 7)
     jax.clear_caches()
-    assert 'while' in jax.jit(run).lower(q, k, v, LENGTHS).compile().as_text()
-    for a, b in zip(whole, see(), strict=True):
+    compiled = jax.jit(function).lower(*arguments).compile()
+    assert 'while' in compiled.as_text()
+    return jax.tree.leaves(whole), jax.tree.leaves(compiled(*arguments))
+
+
+@pytest.mark.parametrize('lengths', [LENGTHS, None])
+def test_attention_by_groups_is_attention(monkeypatch, lengths):
+    """The same values and gradients as all sequences at once."""
+    qkv = np.concatenate([inputs(seed=s) for s in range(3)], axis=-1)
+    run = jax.value_and_grad(lambda qkv: jnp.sin(attend_by_groups(qkv, 2, lengths)).sum())
+    for a, b in zip(*in_groups(monkeypatch, run, qkv), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_layers_by_groups_are_the_layers(monkeypatch):
+    pure = Pure(lambda rngs: stack_layers(3, lambda: Block(8, 2, 16, 0.0, dtype=jnp.float32, rngs=rngs)))
+    params, _ = pure.init(jax.random.key(0))
+    run = lambda p, x: pure.apply(p, {}, lambda m: run_layers(m, x, LENGTHS, None, remat='block'))[0]
+    for a, b in zip(*in_groups(monkeypatch, run, params, inputs()), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
