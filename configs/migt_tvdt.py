@@ -25,7 +25,7 @@ DATA = os.path.join(os.environ.get('FJQ_DATA', 'data'), 'bars')
 def get_config(variant: str = '') -> Experiment:
     config = Experiment(
         name='migt_tvdt',
-        task=Migt(dtype='bfloat16'),
+        task=Migt(dtype='bfloat16', variables=0, horizons=(), bars_per_day=0),  # as the data say
         data=MigtData(
             path=os.path.join(DATA, 'NQ.parquet'),
             split=Split(train_end='2021-12-31', valid_end='2023-12-31', purge_days=1, embargo_days=1),

@@ -182,6 +182,14 @@ def check_elements(config: Any, within: str = '') -> None:
                 )
 
 
+def settle(config: Experiment) -> Experiment:
+    """The config with what its model takes from its data filled in: a dataclass of `task` with `follow(data)` answers
+    with its own fields complete. Done once flags are read and before anything is built, so that config.json has it."""
+    if not hasattr(config.task, 'follow'):
+        return config
+    return dataclasses.replace(config, task=config.task.follow(config.data))
+
+
 def nearest(word: str, choices: typing.Iterable[str]) -> str:
     """'did you mean X' for a misspelt word, or the list of choices."""
     choices = sorted(choices)

@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from fjq import jobs
-from fjq.config import Experiment, check_elements, check_path, nearest
+from fjq.config import Experiment, check_elements, check_path, nearest, settle
 from fjq.errors import InputError
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> int:
 def _run() -> int:
     config: Experiment = CONFIG.value
     check_elements(config)
+    config = settle(config)
     name = JOB.value or config.job
     job = find_job(name)
     import jax
@@ -155,7 +156,7 @@ def check_arguments(argv: list[str]) -> None:
 
 
 def load_config(file: str | Path, variant: str = '') -> Experiment:
-    """The `get_config(variant)` of a config file.
+    """The `get_config(variant)` of a config file, settled.
 
     Raises:
       InputError: it is no Python, or has no such function or variant.
@@ -168,7 +169,7 @@ def load_config(file: str | Path, variant: str = '') -> Experiment:
         raise InputError(f'line {e.lineno} is no Python ({e.msg})', file=file, remedy='correct it') from e
     if not hasattr(module, 'get_config'):
         raise InputError('it has no function get_config(variant)', file=file, remedy='copy one of configs/')
-    return module.get_config(variant) if variant else module.get_config()
+    return settle(module.get_config(variant) if variant else module.get_config())
 
 
 def _first_line(path: Path) -> str:

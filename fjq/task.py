@@ -45,6 +45,9 @@ class Shard(NamedTuple):
 class Task(Protocol):
     """A model with its loss. `config.task.build()` makes one. All methods are pure and can be jitted.
 
+    The dataclass `config.task` may define `follow(data)`: itself with the sizes that the settings of the data decide
+    (`fjq.config.settle`).
+
     A task may also define
       check(dataset): raises InputError where data do not fit the model (vocabulary, variables, horizons).
       begin(params, extra, dataset) -> (params, extra): what the data or loaded weights decide before update 1 (a frozen

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 
+import command
 import pytest
 from toy_run import CONFIG, HERE, Runner, environment
 
+from fjq import launch
 from fjq.launch import describe, list_configs, list_jobs, load_config
 
 ROOT = HERE.parent
@@ -162,3 +164,14 @@ def test_workers_import_no_jax():
     names = ['fjq.parallel', *(f'fjq.data.{p.stem}' for p in (ROOT / 'fjq' / 'data').glob('[a-z]*.py'))]
     _, modules = imported('import ' + ', '.join(names))
     assert not modules & {'jax', 'torch', 'pandas', 'matplotlib'}
+
+
+def test_a_model_that_follows_its_data_follows_the_flags(monkeypatch):
+    """Sizes that a model leaves open are taken after the flags are read, not when the config file is."""
+    seen = []
+    monkeypatch.setattr(launch, 'find_job', lambda name: lambda config, workdir: seen.append(config))
+    flags = '--config.data.features=core25', '--config.data.minutes=15', '--config.data.horizons=(2, 8)'
+    assert command.run('--config=configs/migt_tvdt.py', *flags) == 0
+    task = seen[0].task
+    assert (task.variables, task.bars_per_day, task.horizons) == (25, 96, (2, 8))
+    assert load_config('configs/migt_tvdt.py').task.variables == 24

@@ -52,7 +52,7 @@ class BarWindows:
         """table: float32 [N, V], features of the bars."""
         self.config, self.bars = config, bars
         self.features, self.horizons = find_features(config.features), tuple(config.horizons)
-        self.window, self.bars_per_day = config.window, 1440 // config.minutes
+        self.window, self.bars_per_day = config.window, config.bars_per_day
         self._table, self._clock = table, read_clock(bars.time, find_zone(config.timezone))
         self._log_variance = log_variances(bars, config.decay)
         ends, first = np.arange(len(bars)), config.warm_up()

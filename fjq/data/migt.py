@@ -40,6 +40,15 @@ class MigtData(BarFile):
     fold: int = -1  # of a walk forward, from 0; -1 = the split by dates
     folds: int = 5
 
+    @property
+    def bars_per_day(self) -> int:
+        """Bars from midnight to midnight."""
+        if self.minutes < 1 or 1440 % self.minutes:
+            raise InputError(
+                f'{self.minutes} minutes do not divide a day', column='data.minutes', remedy='take 5, 15, 30 or 60'
+            )
+        return 1440 // self.minutes
+
     def locate(self, cache: str | os.PathLike, parallel: Parallel) -> 'MigtData':
         """These settings with the files that they mean; simulated bars are written here."""
         return self

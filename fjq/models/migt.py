@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fjq.data.bar_features import find_features
 from fjq.data.bar_scale import scale_by_root
+from fjq.data.migt import MigtData
 from fjq.errors import InputError
 from fjq.nn.attention_pool import AttentionPool
 from fjq.nn.clock_encoding import ClockEncoding
@@ -38,11 +40,11 @@ FARTHEST = 5.0  # standard deviations to which a window's scale is clipped
 class Migt:
     """The model and its loss. Fields that the data decide are checked against them when a run starts."""
 
-    variables: int = 24  # V, features a bar
-    horizons: tuple[int, ...] = (3, 6, 12, 24, 48)  # bars ahead
+    variables: int = 24  # V, features a bar; 0 = those of the data
+    horizons: tuple[int, ...] = (3, 6, 12, 24, 48)  # bars ahead; () = those of the data
     levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # quantiles; the middle one anchors the others
     horizon_weights: tuple[float, ...] = ()  # of the loss, one a horizon; () = equal
-    bars_per_day: int = 288  # bars from midnight to midnight
+    bars_per_day: int = 288  # bars from midnight to midnight; 0 = as the data's minutes say
     width: int = 256  # D
     heads: int = 8
     hidden: int = 1024  # of the feed-forward parts
@@ -57,6 +59,15 @@ class Migt:
     chunk_rows: int = 8  # chunked: windows that are computed, and computed again, at a time
     window_scale: bool = True  # tell the model how large a window's spreads are, which normalisation takes away
     compat: bool = False  # the original's function
+
+    def follow(self, data: MigtData) -> 'Migt':
+        """This config with the sizes of the data where it leaves them open."""
+        return dataclasses.replace(
+            self,
+            variables=self.variables or len(find_features(data.features)),
+            horizons=tuple(self.horizons or data.horizons),
+            bars_per_day=self.bars_per_day or data.bars_per_day,
+        )
 
     def build(self):
         """Raises InputError where fields make no sense."""
@@ -76,6 +87,11 @@ class Migt:
             raise InputError(
                 f'task.levels is {self.levels}', remedy='include 0.1 and 0.9: the alarm watches what is between'
             )
+        for field in ('variables', 'bars_per_day'):
+            if getattr(self, field) < 1:
+                raise InputError(
+                    f'task.{field} is {getattr(self, field)}', remedy='make it 1 or more, or 0 and follow the data'
+                )
         if not self.horizons or min(self.horizons) < 1:
             raise InputError(f'task.horizons is {self.horizons}', remedy='give bars ahead, such as (3, 6, 12)')
         if self.horizon_weights and len(self.horizon_weights) != len(self.horizons):

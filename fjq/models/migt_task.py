@@ -64,7 +64,7 @@ class MigtTask:
             raise InputError(
                 f'the data have {count} features and the model {c.variables} variables',
                 column='task.variables',
-                remedy=f'set --config.task.variables={count} or choose another set of features',
+                remedy=f'give the features of its training; for a new model set --config.task.variables={count}',
             )
         for name, given in (('horizons', tuple(dataset.horizons)), ('bars_per_day', dataset.bars_per_day)):
             ours = getattr(c, name)
@@ -72,7 +72,7 @@ class MigtTask:
                 raise InputError(
                     f'the data have {name} {given} and the model {ours}',
                     column=f'task.{name}',
-                    remedy='give both the same',
+                    remedy=f'give the data of its training; for a new model set --config.task.{name}={_as_flag(given)}',
                 )
 
     def begin(self, params, extra, dataset: Any):
@@ -127,6 +127,11 @@ def standardize_window(batch: Batch):
     """What the original's pipeline does before its model normalises again."""
     features = batch['features']
     return standardize(features, is_valid(batch['length'], features.shape[1]), floor=DEAD).x_BxTxV
+
+
+def _as_flag(value: Any) -> str:
+    """A number or a tuple as it is written on a command line."""
+    return f'"{value}"' if isinstance(value, tuple) else str(value)
 
 
 def _mean_pinball(law: Quantiles, target_BxH):

@@ -11,7 +11,6 @@ from fjq.baselines import (
     Zero,
 )
 from fjq.config import Experiment, vary
-from fjq.data.bar_features import find_features
 from fjq.data.migt import MigtData
 from fjq.data.simulated_bars import SimulatedMigtData
 from fjq.data.windows import Split
@@ -34,14 +33,12 @@ STUDIES = (Coverage(), QuantileScores(), Backtest(commission=0.0625))  # NQ: $1.
 
 
 def apply_variants(config: Experiment, variant: str) -> Experiment:
-    """Applies comma-separated variants in their order, then gives the model the sizes of the data.
+    """Applies comma-separated variants.
 
     Raises:
       InputError: an unknown variant.
     """
     vary(config, variant, _VARIANTS)
-    config.task.variables = len(find_features(config.data.features))
-    config.task.horizons, config.task.bars_per_day = config.data.horizons, 1440 // config.data.minutes
     return config
 
 

@@ -11,6 +11,7 @@ from migt_batch import SMALL, make_batch, with_live_heads
 from scipy import stats
 
 from fjq.data.bar_scale import COUNT, BarScale
+from fjq.data.migt import MigtData
 from fjq.errors import InputError
 from fjq.models.migt import Migt, Model
 
@@ -196,8 +197,8 @@ def test_bfloat16_is_close():
     ('change', 'said'),
     [
         ({'features': ('a', 'b')}, 'task.variables=2'),
-        ({'horizons': (1, 5)}, 'horizons'),
-        ({'bars_per_day': 288}, 'bars_per_day'),
+        ({'horizons': (1, 5)}, r'--config.task.horizons="\(1, 5\)"'),
+        ({'bars_per_day': 288}, '--config.task.bars_per_day=288'),
     ],
 )
 def test_data_of_another_model_is_refused(change, said):
@@ -219,6 +220,8 @@ def test_data_of_another_model_is_refused(change, said):
         {'levels': (0.2, 0.5, 0.8)},
         {'levels': (0.0, 0.5, 1.0)},
         {'horizons': ()},
+        {'variables': 0},
+        {'bars_per_day': 0},
         {'horizon_weights': (1.0,)},
         {'clock_dims': (8, 4, 4)},
         {'clock_dims': (8, 4, 3, 4)},
@@ -236,3 +239,11 @@ def test_a_batch_of_other_features_is_refused():
     params, extra = task.init(jax.random.key(0))
     with pytest.raises(InputError, match='4 features'):
         task.predict(params, extra, make_batch(variables=4))
+
+
+@pytest.mark.parametrize(('features', 'count'), [(('core25',), 25), (('log_close', 'log_gk'), 2)])
+def test_the_model_follows_the_data(features, count):
+    data = MigtData(split=None, path='', features=features, minutes=15, horizons=(2, 8))
+    c = Migt(variables=0, horizons=(), bars_per_day=0).follow(data)
+    assert (c.variables, c.horizons, c.bars_per_day) == (count, (2, 8), 96)
+    assert Migt(variables=7, horizons=(1,), bars_per_day=5).follow(data).variables == 7  # what is set stays
