@@ -1,6 +1,6 @@
 """TCN on stock trades: SPY's realised volatility over the next 30 days.
 
-    python -m fjq.launch --config=configs/tcn_stocks.py:h100     12,800 chunks an update
+    python -m fjq.launch --config=configs/tcn_stocks.py:h100     11,200 chunks an update
     python -m fjq.launch --config=configs/tcn_stocks.py:tiny     seconds on two cores, no data needed
 
 Variants, joined by commas: a device (rtx5080 rtx5090 h100 a100 h200 amd cpu), compat512, tickers, seven,

@@ -79,16 +79,16 @@ def test_buckets():
 @pytest.mark.parametrize('row_chunks', [50, 200])
 def test_batches_of_profiles_keep_their_budgets_on_any_devices(name, stream, row_chunks):
     size, profile = size_batch(name, stream, row_chunks), PROFILES[name]
-    assert 0.9 * profile.chunks[stream] < size.rows * row_chunks < profile.chunks[stream] + 8 * row_chunks
+    assert profile.chunks[stream] - profile.devices * row_chunks < size.rows * row_chunks <= profile.chunks[stream]
     assert size.rows % size.micro_batches == 0
-    for devices in (1, 2, 4, 8):
+    for devices in (n for n in (1, 2, 4, 8) if n <= profile.devices):
         count = count_micro_batches(*size, devices)
         assert size.rows // count // devices * row_chunks <= profile.at_once
         assert devices > 1 or count == size.micro_batches
 
 
 def test_published_batches_of_the_index():
-    assert size_batch('rtx5080', 'index', 200).rows * 200 == 4_800  # 4,000, and rows up to a multiple of 8
+    assert size_batch('rtx5080', 'index', 200).rows * 200 == 4_000
     assert size_batch('h100', 'index', 200).rows * 200 == size_batch('a100', 'index', 200).rows * 200 == 24_000
 
 
