@@ -26,14 +26,13 @@ import numpy as np
 
 from fjq.checkpoint import write_atomic
 from fjq.compare import count_overlap
-from fjq.config import from_dict, to_dict
+from fjq.config import LEVELS, from_dict, to_dict
 from fjq.errors import InputError
 from fjq.forecast import Atoms, Law, Point, Quantiles, dress
 from fjq.log import say
 from fjq.scores import all_positive
 
 FILE = 'calibration.json'
-LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 MOST_ERRORS = 400  # that a point forecast is dressed with; of more, so many quantiles
 
 

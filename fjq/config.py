@@ -15,6 +15,7 @@ from fjq.errors import InputError
 from fjq.parallel import Parallel
 
 ABSENT = 'absent'
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # quantiles that are forecast and scored, where nothing else is said
 _EXAMPLES = {int: '(1, 5)', float: '(0.1, 0.9)', str: "('a', 'b')"}
 
 
@@ -76,7 +77,7 @@ class Evaluate:
     # A dataclass of fjq.calibration, fitted on the valid split; None = forecasts as they are, points with past errors.
     calibration: Any = None
     studies: tuple[Any, ...] = ()  # dataclasses of fjq.studies: further tables and charts
-    levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+    levels: tuple[float, ...] = LEVELS
     loss: str = 'qlike'  # the loss whose difference is tested
     overlap: int = 1  # rows that one target spans; 0 = counted for each horizon from the ends of the labels
     block: int = 2  # rows in a bootstrap block: about twice the overlap; 0 = twice the overlap of each horizon
@@ -183,11 +184,32 @@ def check_elements(config: Any, within: str = '') -> None:
 
 
 def settle(config: Experiment) -> Experiment:
-    """The config with what its model takes from its data filled in: a dataclass of `task` with `follow(data)` answers
-    with its own fields complete. Done once flags are read and before anything is built, so that config.json has it."""
-    if not hasattr(config.task, 'follow'):
-        return config
-    return dataclasses.replace(config, task=config.task.follow(config.data))
+    """The config with what follows from other fields filled in, by `follow(config)` of its task's dataclass. Done once
+    flags are read and before anything is built, so that config.json has it."""
+    return config.task.follow(config) if hasattr(config.task, 'follow') else config
+
+
+def ask_levels(settings: Evaluate, levels: tuple[float, ...]) -> Evaluate:
+    """Evaluation at the levels that a model forecasts: what names none of its own, and so has LEVELS, takes them.
+
+    Raises:
+      InputError: a calibration or study asks for levels beyond them.
+    """
+
+    def follow(part: Any) -> Any:
+        own = getattr(part, 'levels', LEVELS)
+        if own == LEVELS:
+            return dataclasses.replace(part, levels=levels) if hasattr(part, 'levels') else part
+        if part not in settings.baselines and (min(own) < levels[0] or max(own) > levels[-1]):
+            raise InputError(
+                f'{type(part).__name__}.levels {own} are asked of quantiles from {levels[0]} to {levels[-1]}',
+                column='evaluate',
+                remedy='ask for levels within them, or add them to task.levels',
+            )
+        return part
+
+    parts = {name: tuple(follow(part) for part in getattr(settings, name)) for name in ('baselines', 'studies')}
+    return dataclasses.replace(follow(settings), calibration=follow(settings.calibration), **parts)
 
 
 def nearest(word: str, choices: typing.Iterable[str]) -> str:

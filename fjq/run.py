@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from fjq.checkpoint import write_atomic
-from fjq.config import Experiment, from_json, to_json
+from fjq.config import Experiment, from_json, settle, to_json
 from fjq.errors import InputError
 from fjq.keys import make_key
 from fjq.optim import make_optimizer
@@ -89,7 +89,7 @@ def read_config(workdir: Path) -> Experiment:
 
 def adopt_task(config: Experiment, workdir: Path) -> Experiment:
     """The config with the model that the workdir was trained with: only the weights' own model can read them."""
-    return dataclasses.replace(config, task=read_config(workdir).task)
+    return settle(dataclasses.replace(config, task=read_config(workdir).task))
 
 
 def changes_since_training(workdir: Path, fingerprint: dict[str, Any]) -> list[str]:

@@ -45,8 +45,8 @@ class Shard(NamedTuple):
 class Task(Protocol):
     """A model with its loss. `config.task.build()` makes one. All methods are pure and can be jitted.
 
-    The dataclass `config.task` may define `follow(data)`: itself with the sizes that the settings of the data decide
-    (`fjq.config.settle`).
+    The dataclass `config.task` may define `follow(config) -> config`: the experiment with what follows from other
+    fields filled in, such as its own sizes from the settings of the data (`fjq.config.settle`).
 
     A task may also define
       check(dataset): raises InputError where data do not fit the model (vocabulary, variables, horizons).

@@ -6,8 +6,8 @@ import numpy as np
 
 from fjq.baselines.ewma import ewma
 from fjq.baselines.persistence import trailing_mean
-from fjq.baselines.quantiles import LEVELS
 from fjq.baselines.series import Baseline, Series, Unavailable
+from fjq.config import LEVELS
 from fjq.errors import InputError
 from fjq.forecast import Quantiles
 

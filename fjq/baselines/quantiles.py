@@ -6,9 +6,8 @@ import numpy as np
 
 from fjq.baselines.ewma import ewma
 from fjq.baselines.series import Baseline, Series
+from fjq.config import LEVELS
 from fjq.forecast import Quantiles
-
-LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fjq.config import LEVELS, Experiment, ask_levels
 from fjq.data.bar_features import find_features
 from fjq.data.bar_scale import scale_by_root
-from fjq.data.migt import MigtData
 from fjq.errors import InputError
 from fjq.nn.attention_pool import AttentionPool
 from fjq.nn.clock_encoding import ClockEncoding
@@ -42,7 +42,7 @@ class Migt:
 
     variables: int = 24  # V, features a bar; 0 = those of the data
     horizons: tuple[int, ...] = (3, 6, 12, 24, 48)  # bars ahead; () = those of the data
-    levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # quantiles; the middle one anchors the others
+    levels: tuple[float, ...] = LEVELS  # quantiles; the middle one anchors the others
     horizon_weights: tuple[float, ...] = ()  # of the loss, one a horizon; () = equal
     bars_per_day: int = 288  # bars from midnight to midnight; 0 = as the data's minutes say
     width: int = 256  # D
@@ -60,14 +60,16 @@ class Migt:
     window_scale: bool = True  # tell the model how large a window's spreads are, which normalisation takes away
     compat: bool = False  # the original's function
 
-    def follow(self, data: MigtData) -> 'Migt':
-        """This config with the sizes of the data where it leaves them open."""
-        return dataclasses.replace(
+    def follow(self, config: Experiment) -> Experiment:
+        """The model has the sizes of the data where it leaves them open, and is evaluated at its own levels."""
+        task = dataclasses.replace(
             self,
-            variables=self.variables or len(find_features(data.features)),
-            horizons=tuple(self.horizons or data.horizons),
-            bars_per_day=self.bars_per_day or data.bars_per_day,
+            variables=self.variables or len(find_features(config.data.features)),
+            horizons=tuple(self.horizons or config.data.horizons),
+            bars_per_day=self.bars_per_day or config.data.bars_per_day,
         )
+        task.check_levels()
+        return dataclasses.replace(config, task=task, evaluate=ask_levels(config.evaluate, self.levels))
 
     def build(self):
         """Raises InputError where fields make no sense."""
@@ -78,15 +80,7 @@ class Migt:
                 raise InputError(
                     f'task.{field} is {getattr(self, field)!r}', remedy='choose one of ' + ', '.join(choices)
                 )
-        rises = all(a < b for a, b in itertools.pairwise((0.0, *self.levels, 1.0)))
-        if len(self.levels) < 3 or len(self.levels) % 2 == 0 or not rises:
-            raise InputError(
-                f'task.levels is {self.levels}', remedy='give an odd number of levels that increase in (0, 1)'
-            )
-        if self.levels[0] > 0.1 or self.levels[-1] < 0.9:
-            raise InputError(
-                f'task.levels is {self.levels}', remedy='include 0.1 and 0.9: the alarm watches what is between'
-            )
+        self.check_levels()
         for field in ('variables', 'bars_per_day'):
             if getattr(self, field) < 1:
                 raise InputError(
@@ -106,6 +100,20 @@ class Migt:
         if self.chunk_rows < 1:
             raise InputError(f'task.chunk_rows is {self.chunk_rows}', remedy='make it 1 or more')
         return MigtTask(self)
+
+    def check_levels(self) -> None:
+        """Raises InputError where evaluation could not read the quantiles: found when a run starts, not at its end."""
+        rises = all(a < b for a, b in itertools.pairwise((0.0, *self.levels, 1.0)))
+        symmetric = all(abs(a + b - 1) < 1e-6 for a, b in zip(self.levels, reversed(self.levels), strict=True))
+        if len(self.levels) < 3 or len(self.levels) % 2 == 0 or not rises or not symmetric:
+            raise InputError(
+                f'task.levels is {self.levels}',
+                remedy='give an odd number of levels that increase in (0, 1), symmetric about 0.5',
+            )
+        if self.levels[0] > 0.05:
+            raise InputError(
+                f'task.levels is {self.levels}', remedy='include 0.05 and 0.95: the interval of 90 % is scored'
+            )
 
 
 class Statistic(nnx.Variable):

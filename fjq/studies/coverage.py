@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from fjq import compare
+from fjq.config import LEVELS
 from fjq.studies import Chart, Study
 from fjq.studies.thinning import thin_moments
 
@@ -25,7 +26,7 @@ class Coverage:
 
     name: str = 'coverage'
     level: float = 0.8  # of the interval that is tested, and split by hour and volatility
-    levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # of reliability and QICE
+    levels: tuple[float, ...] = LEVELS  # of reliability and QICE
     tolerance: float = 0.02  # the distance from the level that is called right
 
     def run(self, trained, dataset, split, judged, rows, mask) -> Study:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from fjq import compare, metrics
+from fjq.config import LEVELS
 from fjq.errors import InputError
 from fjq.scores import format_time
 from fjq.studies import Chart, Study
@@ -19,7 +20,7 @@ class QuantileScores:
 
     name: str = 'quantile scores'
     reference: str = ''  # the forecaster that skill is measured against; '' = the first baseline
-    levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+    levels: tuple[float, ...] = LEVELS
     intervals: tuple[float, ...] = (0.5, 0.8, 0.9)  # of the WIS
     block: int = 0  # moments, with all their rows, in a bootstrap block; 0 = twice the moments that a target spans
     draws: int = 1000  # of the bootstrap

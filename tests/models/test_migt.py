@@ -10,9 +10,11 @@ import pytest
 from migt_batch import SMALL, make_batch, with_live_heads
 from scipy import stats
 
+from fjq.config import Experiment, settle
 from fjq.data.bar_scale import COUNT, BarScale
 from fjq.data.migt import MigtData
 from fjq.errors import InputError
+from fjq.launch import load_config
 from fjq.models.migt import Migt, Model
 
 
@@ -215,9 +217,10 @@ def test_data_of_another_model_is_refused(change, said):
     [
         {'dtype': 'float16'},
         {'remat': 'all'},
-        {'levels': (0.1, 0.9)},
-        {'levels': (0.1, 0.5, 0.5, 0.6, 0.9)},
-        {'levels': (0.2, 0.5, 0.8)},
+        {'levels': (0.05, 0.95)},
+        {'levels': (0.05, 0.5, 0.5, 0.6, 0.95)},
+        {'levels': (0.05, 0.4, 0.95)},
+        {'levels': (0.1, 0.5, 0.9)},
         {'levels': (0.0, 0.5, 1.0)},
         {'horizons': ()},
         {'variables': 0},
@@ -244,6 +247,20 @@ def test_a_batch_of_other_features_is_refused():
 @pytest.mark.parametrize(('features', 'count'), [(('core25',), 25), (('log_close', 'log_gk'), 2)])
 def test_the_model_follows_the_data(features, count):
     data = MigtData(split=None, path='', features=features, minutes=15, horizons=(2, 8))
-    c = Migt(variables=0, horizons=(), bars_per_day=0).follow(data)
+    follow = lambda **sizes: Migt(**sizes).follow(Experiment(name='m', task=None, data=data)).task
+    c = follow(variables=0, horizons=(), bars_per_day=0)
     assert (c.variables, c.horizons, c.bars_per_day) == (count, (2, 8), 96)
-    assert Migt(variables=7, horizons=(1,), bars_per_day=5).follow(data).variables == 7  # what is set stays
+    assert follow(variables=7, horizons=(1,), bars_per_day=5).variables == 7  # what is set stays
+
+
+def test_evaluation_asks_for_the_levels_of_the_model():
+    levels = (0.01, 0.05, 0.5, 0.95, 0.99)
+    load = lambda: load_config('configs/migt_tvdt.py', 'tiny')
+    config = settle(dataclasses.replace(load(), task=dataclasses.replace(load().task, levels=levels)))
+    e = config.evaluate
+    parts = [p for p in (e, e.calibration, *e.studies, *e.baselines) if hasattr(p, 'levels')]
+    assert len(parts) > 6 and all(p.levels == levels for p in parts)
+    assert load().evaluate == settle(load()).evaluate
+    config.evaluate.levels = (0.001, 0.5, 0.999)
+    with pytest.raises(InputError, match='Evaluate.levels'):
+        settle(config)
