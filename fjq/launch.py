@@ -2,6 +2,8 @@
 
 python -m fjq.launch --config=configs/NAME.py[:variant,...] [--job=train] [--workdir=runs/NAME]
   [--config.any.field=value]
+
+--config=RUN/config.json is the config of a run as it was trained; --workdir is then RUN by default.
 """
 
 import ast
@@ -20,16 +22,30 @@ from fjq import jobs
 from fjq.config import Experiment, check_elements, check_path, nearest, settle
 from fjq.errors import InputError
 
+RUN_CONFIG = 'config.json'
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'a file of configs/ with get_config(variant), and its variant.'
+    'config', None, "a file of configs/ with get_config(variant), and its variant; or a run's config.json."
 )
 JOB = flags.DEFINE_string('job', None, "what to do; the config's own job by default.")
-WORKDIR = flags.DEFINE_string('workdir', None, 'the run folder; runs/NAME by default.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'the run folder; runs/NAME by default, of a config.json its own folder.')
 FRESH = flags.DEFINE_bool('fresh', False, 'start over instead of resuming what the workdir holds.')
 COORDINATOR = flags.DEFINE_string('coordinator', '', 'host:port of process 0 of a run of several processes.')
 PROCESSES = flags.DEFINE_integer('processes', 0, 'how many processes there are.')
 PROCESS = flags.DEFINE_integer('process', -1, 'the number of this process.')
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Reads the flag's value as `load_config` does; what follows from other fields waits for the other flags."""
+
+    def parse(self, argument: str) -> Experiment:
+        return _read_config(*argument.partition(':')[::2])
+
+    def flag_type(self) -> str:
+        return 'config'
+
+
+flags.FLAGS['config'].parser = _ConfigParser()
 
 
 def main(argv: list[str]) -> int:
@@ -71,7 +87,8 @@ def _run() -> int:
         raise InputError(f'the job {name!r} runs in one process', file='--job', remedy='start it once')
     if not first:
         sys.stdout = open(os.devnull, 'w')  # the first one speaks; errors of all go to stderr
-    workdir = Path(WORKDIR.value or f'runs/{config.name}')
+    file = Path(config_flags.get_config_filename(flags.FLAGS['config']))
+    workdir = Path(WORKDIR.value or (file.parent if file.name == RUN_CONFIG else f'runs/{config.name}'))
     if FRESH.value:
         if first:
             run.start_over(workdir)
@@ -145,9 +162,6 @@ def check_arguments(argv: list[str]) -> None:
         name = next(iter(list_configs()), 'NAME.py')
         raise InputError('no config is given', file='--config', remedy=f'name one, as in --config=configs/{name}')
     file, _, variant = path.partition(':')
-    if not Path(file).is_file():
-        remedy = nearest(Path(file).name, list_configs(Path(file).parent))
-        raise InputError('there is no such config', file=file, remedy=remedy)
     config = load_config(file, variant)
     for flag in given:
         field = flag.partition('=')[0].removeprefix('no')
@@ -156,12 +170,26 @@ def check_arguments(argv: list[str]) -> None:
 
 
 def load_config(file: str | Path, variant: str = '') -> Experiment:
-    """The `get_config(variant)` of a config file, settled.
+    """The `get_config(variant)` of a config file, or the config of a run by its config.json, settled.
 
     Raises:
-      InputError: it is no Python, or has no such function or variant.
+      InputError: it is absent, is no Python, has no such function or variant, or is of a run and damaged.
     """
-    spec = importlib.util.spec_from_file_location(f'fjq_config_{Path(file).stem}', file)
+    return settle(_read_config(file, variant))
+
+
+def _read_config(file: str | Path, variant: str) -> Experiment:
+    path = Path(file)
+    if path.name == RUN_CONFIG:
+        from fjq.run import read_config
+
+        if variant:
+            raise InputError(f'a run has no variants such as {variant!r}', file=file, remedy='set its fields')
+        return read_config(path.parent)
+    if not path.is_file():
+        remedy = nearest(path.name, list_configs(path.parent))
+        raise InputError('there is no such config', file=file, remedy=remedy)
+    spec = importlib.util.spec_from_file_location(f'fjq_config_{path.stem}', file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -169,7 +197,7 @@ def load_config(file: str | Path, variant: str = '') -> Experiment:
         raise InputError(f'line {e.lineno} is no Python ({e.msg})', file=file, remedy='correct it') from e
     if not hasattr(module, 'get_config'):
         raise InputError('it has no function get_config(variant)', file=file, remedy='copy one of configs/')
-    return settle(module.get_config(variant) if variant else module.get_config())
+    return module.get_config(variant) if variant else module.get_config()
 
 
 def _first_line(path: Path) -> str:

@@ -26,12 +26,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fjq.config import Experiment, check_path, from_json, nearest, to_dict
+from fjq.config import Experiment, check_path, nearest
 from fjq.errors import InputError
 from fjq.mqc_flags import ALIASES, COMMANDS, SWITCHES, Flag
 
 STAGES = ('pretrain', 'midtrain', 'sft', 'rl')
-VARIANTS = ('', 'tiny', 'simulated', 'planted', 'learned', 'compat', 'readme')  # tried in turn to describe a run
 TOKENIZER_RUN = 'runs/microchat_tokenizer'
 JOBS = {'predict': 'forecast'}  # where the job has another name
 DOWNLOAD = (
@@ -122,17 +121,17 @@ def translate(name: str, asked: dict[str, str], rest: list[str]) -> list[list[st
         return [[*base, *fields], [*base, '--job=tokenize', *last]]
     if name == 'decode' and 'bins' not in asked:
         run = _folder(asked.get('run', TOKENIZER_RUN))
-        config = find_config('tokenizer', asked.get('preset', ''))
+        config = describe_run(run, 'tokenizer', asked.get('preset', ''))
         return [[f'--config={config}', '--job=decode', f'--workdir={run}', *_fields(name, asked, config, rest), *rest]]
     if name in STAGES:
         config = find_config(name, asked.get('preset', ''))
         run = _folder(asked.get('out', f'runs/microchat_{name}'))
         return [[f'--config={config}', f'--workdir={run}', *_fields(name, asked, config, rest, run), *rest]]
     run = _folder(asked.get('run', asked.get('out', 'runs/microchat_pretrain')))
-    config, as_trained = describe_run(run, asked.get('preset', ''))
-    asked_last = {word.partition('=')[0]: word for word in as_trained + _fields(name, asked, config, rest, run) + rest}
-    fields = list(asked_last.values())
-    return [[f'--config={config}', f'--job={JOBS.get(name, name)}', f'--workdir={run}', *fields]]
+    config = describe_run(run, 'pretrain', asked.get('preset', ''))
+    own = {word.partition('=')[0] for word in rest}  # absl would join two lists of one field
+    fields = [word for word in _fields(name, asked, config, rest, run) if word.partition('=')[0] not in own]
+    return [[f'--config={config}', f'--job={JOBS.get(name, name)}', f'--workdir={run}', *fields, *rest]]
 
 
 def find_config(stage: str, variant: str = '') -> str:
@@ -143,41 +142,29 @@ def find_config(stage: str, variant: str = '') -> str:
     return f'{file}:{variant}' if variant else str(file)
 
 
-def describe_run(run: str, variant: str) -> tuple[str, list[str]]:
-    """The config of a run, and flags for the fields of its data that were set otherwise.
+def describe_run(run: str, stage: str, variant: str) -> str:
+    """The config of a run: its own config.json.
 
-    A folder without a run gives the config of stage 1: data need no weights to be looked at.
+    A folder without a run gives the config of a stage: data need no weights to be looked at.
+
+    Raises:
+      InputError: it is a run of another family, or a preset is asked of a run.
     """
     path = Path(run) / 'config.json'
     if not path.is_file():
-        return find_config('pretrain', variant), []
-    from fjq.launch import load_config
+        return find_config(stage, variant)
+    from fjq.data.candles import CandleFiles
 
-    trained = from_json(path.read_text())
-    file = find_config(trained.name.removeprefix('microchat_'))
-    if not Path(file).is_file():
+    trained = _load(str(path))
+    if not isinstance(trained.data, CandleFiles):
         raise InputError(f'it is a run of {trained.name}, not of the micro quant chat', file=run)
-    for name in (variant,) if variant else VARIANTS:
-        changed = _differences(to_dict(load_config(file, name).data), to_dict(trained.data), 'data')
-        if changed is not None:
-            flags = [f'--config.{field}={_literal(value)}' for field, value in changed.items()]
-            return f'{file}:{name}' if name else file, flags
-    raise InputError('no preset has data like its own', file=run, remedy='name one by --preset')
-
-
-def _differences(base: Any, other: Any, path: str) -> dict[str, Any] | None:
-    """Fields that differ, by their dotted path; None where the types do."""
-    if not (isinstance(base, dict) and isinstance(other, dict)):
-        return {} if base == other else {path: other}
-    if base.get('type') != other.get('type'):
-        return None
-    out: dict[str, Any] = {}
-    for name in other:
-        part = _differences(base[name], other[name], f'{path}.{name}')
-        if part is None:
-            return None
-        out |= part
-    return out
+    if variant:
+        raise InputError(
+            f'the run has its own config, of which {variant!r} is no preset',
+            file='--preset',
+            remedy='leave it out, or set fields by --config.FIELD=VALUE',
+        )
+    return str(path)
 
 
 def _fields(name: str, asked: dict[str, str], config: str, rest: list[str], run: str = '') -> list[str]:

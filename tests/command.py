@@ -17,7 +17,6 @@ def run(*argv: str) -> int:
     sys.argv = ['fjq.launch', *argv]  # ml_collections looks for overrides here
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'the load_module', DeprecationWarning)  # of ml_collections
             return launch.main(sys.argv)
     finally:
         sys.argv, sys.stdout = before

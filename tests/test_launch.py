@@ -1,5 +1,6 @@
 """The command: what it says in one line, and what it costs to ask."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from toy_run import CONFIG, HERE, Runner, environment
 
 from fjq import launch
+from fjq.config import to_dict, to_json
 from fjq.launch import describe, list_configs, list_jobs, load_config
 
 ROOT = HERE.parent
@@ -83,6 +85,38 @@ def test_wrong_input_of_the_run_itself_is_one_line_too(ask, tmp_path):
     assert code == 2 and said == [
         "fjq: train.metric is 'qlik', which validation does not give. Choose one of loss, mae."
     ]
+
+
+@pytest.fixture
+def run_of_another(tmp_path):
+    """A run folder with nothing but the config of a run."""
+    config = load_config(ROOT / 'configs' / 'microchat_tokenizer.py', 'tiny')
+    config.data.window, config.optim.betas = 5, (0.8, 0.9)
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'config.json').write_text(to_json(config))
+    return tmp_path / 'run'
+
+
+def test_the_config_of_a_run_is_a_config_too(run_of_another, monkeypatch):
+    asked = []
+    monkeypatch.setattr(launch, 'find_job', lambda name: lambda config, workdir: asked.append((config, workdir)))
+    file = run_of_another / 'config.json'
+    then = json.loads(file.read_text())
+    assert command.run(f'--config={file}', '--config.data.stride=3', '--workdir=elsewhere') == 0
+    assert command.run(f'--config={file}') == 0
+    (changed, elsewhere), (own, folder) = asked
+    assert to_dict(own) == then and to_dict(changed) == then | {'data': then['data'] | {'stride': 3}}
+    assert str(elsewhere) == 'elsewhere' and folder == run_of_another, 'its own folder where none is given'
+
+
+def test_the_config_of_no_run_is_one_line(ask, run_of_another, tmp_path):
+    for flags, words in (
+        ([f'--config={run_of_another}/config.json:tiny'], ['config.json', "no variants such as 'tiny'"]),
+        ([f'--config={run_of_another}/config.json', '--config.optm.eps=1'], ["Did you mean 'optim'"]),
+        ([f'--config={tmp_path}/none/config.json'], [f'{tmp_path}/none', 'no run here']),
+    ):
+        code, said = ask(*flags)
+        assert code == 2 and len(said) == 1 and all(w in said[0] for w in words), said
 
 
 def test_a_fault_of_ours_shows_where(ask, tmp_path):

@@ -1,7 +1,5 @@
 """mqc only translates: every command and flag of the original, in every spelling, to the launch that it means."""
 
-import json
-
 import pytest
 
 from fjq import mqc
@@ -160,23 +158,26 @@ def test_fields_of_the_config_pass_through():
 
 def test_a_run_is_described_by_its_own_config(tmp_path):
     config = load_config(mqc.find_config('sft'), 'tiny')
-    config.data.eval_stride, config.data.assets, config.data.tokenizer.returns = 7, ('MSFT',), 16
+    config.name, config.data.eval_stride, config.data.assets = 'of_a_user', 7, ('MSFT',)
     (tmp_path / 'config.json').write_text(to_json(config))
     words = only('generate', '--run', str(tmp_path), '--num', '3')
-    assert words[0].endswith('configs/microchat_sft.py:tiny')
-    assert fields(words[1:]) == {
-        'data.eval_stride': '7',
-        'data.assets': "('MSFT',)",
-        'data.tokenizer.returns': '16',
-        'data.generate.horizon': '3',
-    }
-    words = only('eval', '--run', str(tmp_path), '--asset', 'SPY', '--config.data.eval_stride=2')
-    assert [w for w in words if 'assets' in w or 'eval_stride' in w] == [
-        '--config.data.assets=' + repr(('SPY',)),
-        '--config.data.eval_stride=2',
-    ]
-    other = json.loads(to_json(config)) | {'name': 'tcn_index'}
-    (tmp_path / 'config.json').write_text(json.dumps(other))
+    assert words[0] == f'--config={tmp_path}/config.json' and fields(words[1:]) == {'data.generate.horizon': '3'}
+    words = only('eval', '--run', str(tmp_path), '--asset', 'SPY', '--config.data.assets=("AAPL",)')
+    assert [w for w in words if 'assets' in w] == ['--config.data.assets=("AAPL",)']
+    with pytest.raises(InputError, match="own config, of which 'simulated' is no preset"):
+        only('eval', '--run', str(tmp_path), '--preset', 'simulated')
+    assert 'data.eval_stride' not in fields(only('report', '--run', str(tmp_path)))
+
+
+def test_a_tokenizer_is_decoded_by_its_own_config(tmp_path):
+    config = load_config(mqc.find_config('tokenizer'), 'tiny')
+    (tmp_path / 'config.json').write_text(to_json(config))
+    assert only('decode', '--run', str(tmp_path))[0] == f'--config={tmp_path}/config.json'
+
+
+def test_a_run_of_another_family_is_refused(tmp_path):
+    other = load_config(mqc.find_config('sft').replace('microchat_sft', 'tcn_index'), 'tiny')
+    (tmp_path / 'config.json').write_text(to_json(other))
     with pytest.raises(InputError, match='run of tcn_index'):
         only('generate', '--run', str(tmp_path))
 

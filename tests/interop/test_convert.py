@@ -178,7 +178,6 @@ def command(main, *arguments):
         return main(argv)
 
 
-@pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')  # of ml_collections
 def test_the_commands(tmp_path, capsys):
     (tmp_path / 'small.py').write_text(CONFIG)
     params = random_params(small())
