@@ -53,8 +53,8 @@ class Train:
     ema: float = 0.0  # decay of the averaged weights that are evaluated and exported; 0 = off
     max_bad_steps: int = 3  # non-finite updates in a row that end the run
     keep_best: int = 1  # checkpoints kept by metric, besides the newest
-    alarm: str = ''  # validation figure whose fall says that the model collapsed; '' = none
-    alarm_below: float = 0.0  # the run ends with an error where the figure is less
+    alarm: str = ''  # validation figure, with its parts NAME/..., whose fall says that the model collapsed; '' = none
+    alarm_below: float = 0.0  # the run ends with an error where the figure or one of its parts is less
     budget: str = ''  # training figure that an update may not exceed, such as 'kl'; '' = none
     budget_above: float = 0.0  # the run ends, done, at the first update with more
 

@@ -179,10 +179,10 @@ class _Loop:
         self._write(self.step, {f'valid/{k}': v for k, v in figures.items()})
         log.say(f'step {self.step}: valid ' + ', '.join(f'{k} {v:.6g}' for k, v in figures.items()))
         t = self.config.train
-        if t.alarm and not figures[t.alarm] >= t.alarm_below:
+        if t.alarm and not figures[least := _find_least(figures, t.alarm)] >= t.alarm_below:
             self.failure = {
                 'step': self.step,
-                'why': f'{t.alarm} of the valid split is {figures[t.alarm]:.4g}, below {t.alarm_below}: it collapsed',
+                'why': f'{least} of the valid split is {figures[least]:.4g}, below {t.alarm_below}: it collapsed',
                 'remedy': 'lower optim.learning_rate or look at the targets; the checkpoints up to here are kept',
                 'metrics': figures,
             }
@@ -353,6 +353,12 @@ def _with_rate(step, schedule):
         return new, metrics | {'learning_rate': schedule(state['step'] - state['skipped'])}
 
     return run
+
+
+def _find_least(figures: dict[str, float], name: str) -> str:
+    """The least of a figure and its parts, by name; a part that no row belongs to is none."""
+    parts = [k for k, value in figures.items() if k.startswith(f'{name}/') and not math.isnan(value)]
+    return min([name, *parts], key=figures.get)
 
 
 def _load_initial(state: dict, source: Path, like: Any) -> dict:

@@ -121,6 +121,29 @@ def test_an_alarm_ends_the_run_with_what_it_had(tmp_path):
     assert read_params(tmp_path).step == failure['step']
 
 
+class InParts(toy.ToyTask):
+    """A figure of each half of the rows: the alarm is that of the least, and a part without rows has none."""
+
+    def loss(self, params, extra, batch, key):
+        loss = super().loss(params, extra, batch, key)
+        total, weight = loss.metrics['mae']
+        return loss._replace(metrics=loss.metrics | {'mae/1': (0.1 * total, weight), 'mae/2': (0 * total, 0 * weight)})
+
+
+@dataclasses.dataclass(kw_only=True)
+class PartsToy(toy.Toy):
+    def build(self):
+        return InParts(self)
+
+
+def test_an_alarm_watches_every_part_of_its_figure(tmp_path):
+    config = dataclasses.replace(experiment(train__alarm='mae', train__alarm_below=0.0), task=PartsToy())
+    train(config, tmp_path / 'well')
+    config.train.alarm_below = 0.5
+    with pytest.raises(InputError, match=r'mae/1 of the valid split is 0\.\d+, below 0.5'):
+        train(config, tmp_path / 'collapsed')
+
+
 def test_a_budget_ends_the_run_well_and_for_good(tmp_path):
     config = experiment(
         train__budget='grad_norm', train__budget_above=0.0, train__eval_every=100, train__save_every=100

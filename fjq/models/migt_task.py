@@ -45,8 +45,10 @@ class MigtTask:
         entries_BxH = _mean_pinball(law, target_BxH) if self.config.compat else law.crps(target_BxH)
         weights_H = jnp.asarray(self.config.horizon_weights or (1.0,) * len(self.config.horizons), jnp.float32)
         weight_BxH = jnp.where(mask_BxH, weights_H[None], 0)
-        figures = {
-            'coverage_80': metrics.coverage(target_BxH, law, mask_BxH, level=0.8),
+        inside_H, count_H = metrics.coverage(target_BxH, law, mask_BxH, 0, level=0.8)
+        each = {f'coverage_80/{bars}': (inside_H[h], count_H[h]) for h, bars in enumerate(self.config.horizons)}
+        figures = each | {
+            'coverage_80': (inside_H.sum(), count_H.sum()),
             'width_80': metrics.width(target_BxH, law, mask_BxH, level=0.8),
             'mae': metrics.mae(target_BxH, law, mask_BxH),
         }

@@ -113,6 +113,16 @@ def test_without_data_the_unit_is_the_ewma_volatility_times_the_root_of_the_hori
     np.testing.assert_allclose(unit, np.exp(batch['log_variance'][:, :1] / 2) * np.sqrt([1, 4]), rtol=1e-5)
 
 
+def test_coverage_is_that_of_each_horizon_too():
+    task, batch = SMALL.build(), make_batch(rows=6)
+    params, extra = task.init(jax.random.key(0))
+    batch['target'][:, 1] = 1.0  # far out
+    batch['target_mask'][0, 1] = False
+    figures = {k: tuple(map(float, v)) for k, v in task.loss(params, extra, batch, None).metrics.items()}
+    assert figures['coverage_80/4'] == (0, 5) and figures['coverage_80/1'][1] == 6
+    assert figures['coverage_80'] == (figures['coverage_80/1'][0], 11) and figures['coverage_80'][0] > 0
+
+
 def test_horizons_can_weigh_more():
     batch, weights = make_batch(), (1.0, 3.0)
     parts = []
