@@ -12,7 +12,6 @@ may see, the last of which is the row's. Nothing is fitted after the end of trai
 import dataclasses
 import functools
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,31 +66,6 @@ class CandleWindowData(CandleFiles):
         """Candles in memory as rows of the split 'all'; the first volatility is that of the files."""
         scale = CandleWindows(self, self.read(Parallel(workers=1))).first_scale
         return CandleWindows(self, self.as_kind(CandleFiles, assets=()).from_table(table), scale)
-
-
-@dataclasses.dataclass(kw_only=True)
-class SimulatedCandleWindowData(CandleWindowData):
-    """`CandleWindowData` on daily candles of a simulated market; `path` is its own."""
-
-    days: int = 300
-    simulated_assets: int = 4
-    market_seed: int = 0
-
-    def locate(self, cache: str | os.PathLike, parallel: Parallel) -> CandleWindowData:
-        """Simulates what is not there yet; the same settings on the simulated files."""
-        from fjq.data.synthetic.market import scaled
-        from fjq.data.synthetic.simulate import simulate
-
-        assets = self.simulated_assets
-        sizes = {'days': self.days, 'seed': self.market_seed, 'stocks': max(assets, 2), 'daily_symbols': assets}
-        folder = Path(cache) / f'candles_{self.days}_{assets}_{self.market_seed}'
-        paths = simulate(folder, scaled('tiny', what=('daily',), **sizes), parallel)
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(CandleWindowData)}
-        # What is simulated has no faults; copies of it with another future, which leak tests make, may.
-        return CandleWindowData(**fields | {'path': str(paths['daily']), 'quality': 'repair', 'splits': False})
-
-    def open(self, cache: str | os.PathLike, parallel: Parallel) -> 'CandleWindows':
-        return self.locate(cache, parallel).open(cache, parallel)
 
 
 class CandleWindows:

@@ -4,16 +4,20 @@ import dataclasses
 import os
 import tempfile
 from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from fjq.data.candle_windows import CandleWindowData
+from fjq.data.candles import CandleFiles
 from fjq.data.synthetic.market import scaled
 from fjq.data.synthetic.simulate import simulate
-from fjq.data.tokens import TokenData, TokenDataset
+from fjq.data.tokens import TokenData
 from fjq.errors import InputError
 from fjq.parallel import Parallel
+from fjq.task import Dataset
 from fjq.tokenizers import Saved
 from fjq.tokenizers.bins import BinsTokenizer
 
@@ -22,11 +26,13 @@ LEAST_SPREAD = 1e-3  # of the wicks, which planted candles do not have
 
 
 @dataclasses.dataclass(kw_only=True)
-class SimulatedTokenData(TokenData):
-    """`TokenData` on daily candles of a simulated market; `path` is its own.
+class SimulatedCandles(CandleFiles):
+    """Daily candles of a simulated market; `path` is its own. A base beside one of `Rows`, which candles become.
 
     Faults are repaired and none is taken for a split: simulated files have neither, those of a leak test have.
     """
+
+    Rows: ClassVar[type[CandleFiles]]
 
     quality: str = 'repair'
     splits: bool = False
@@ -35,9 +41,15 @@ class SimulatedTokenData(TokenData):
     simulated_assets: int = 6
     market_seed: int = 0
 
-    def locate(self, cache: str | os.PathLike, parallel: Parallel) -> TokenData:
+    @classmethod
+    def like(cls, data: CandleFiles, **sizes) -> Self:
+        """The rows of `data` on simulated candles; what `data` says of its files is not of these."""
+        own = {f.name: getattr(cls(split=data.split), f.name) for f in dataclasses.fields(CandleFiles)}
+        return data.as_kind(cls, **own, **sizes)
+
+    def locate(self, cache: str | os.PathLike, parallel: Parallel) -> CandleFiles:
         """Simulates what is not there yet; the same settings on the simulated files."""
-        return self.as_kind(TokenData, path=str(self.write(Path(cache), parallel)))
+        return self.as_kind(self.Rows, path=str(self.write(Path(cache), parallel)))
 
     def write(self, cache: Path, parallel: Parallel) -> Path:
         """The folder of the candles, one CSV an asset."""
@@ -54,12 +66,26 @@ class SimulatedTokenData(TokenData):
         name = f'candles_{self.start}_{self.days}_{count}_{self.market_seed}'
         return simulate(cache / name, market, parallel)['daily']
 
-    def open(self, cache: str | os.PathLike, parallel: Parallel) -> TokenDataset:
+    def open(self, cache: str | os.PathLike, parallel: Parallel) -> Dataset:
         return self.locate(cache, parallel).open(cache, parallel)
 
-    def from_table(self, table: pa.Table) -> TokenDataset:
-        with tempfile.TemporaryDirectory() as folder:  # the tokenizer is that of the simulated candles
+    def from_table(self, table: pa.Table) -> Dataset:
+        with tempfile.TemporaryDirectory() as folder:  # what is fitted is fitted on the simulated candles
             return self.locate(folder, Parallel(workers=1)).from_table(table)
+
+
+@dataclasses.dataclass(kw_only=True)
+class SimulatedCandleWindowData(SimulatedCandles, CandleWindowData):
+    """`CandleWindowData` on simulated candles."""
+
+    Rows = CandleWindowData
+
+
+@dataclasses.dataclass(kw_only=True)
+class SimulatedTokenData(SimulatedCandles, TokenData):
+    """`TokenData` on simulated candles."""
+
+    Rows = TokenData
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,9 +1,7 @@
 """The variants of configs/microchat_tokenizer.py: kinds of codes, the original, and simulated data."""
 
-import dataclasses
-
 from fjq.config import Experiment, vary
-from fjq.data.candle_windows import CandleWindowData, SimulatedCandleWindowData
+from fjq.data.simulated_candles import SimulatedCandleWindowData
 from fjq.data.windows import Split
 
 
@@ -38,8 +36,7 @@ def _compat(config: Experiment) -> None:
 
 def _simulated(config: Experiment) -> None:
     """A minute on two cores: 1,000 days of six simulated stocks."""
-    fields = {f.name: getattr(config.data, f.name) for f in dataclasses.fields(CandleWindowData)}
-    config.data = SimulatedCandleWindowData(**fields, days=1000, simulated_assets=6)
+    config.data = SimulatedCandleWindowData.like(config.data, start='2022-02-01', days=1000)
     config.data.split = Split(train_end='2024-06-30', valid_end='2025-03-31', purge_days=0, embargo_days=0)
     config.train.steps = 1000
 
@@ -47,7 +44,7 @@ def _simulated(config: Experiment) -> None:
 def _tiny(config: Experiment) -> None:
     """Seconds on two cores: two years of six stocks, 64 codes."""
     _simulated(config)
-    config.data.days, config.data.simulated_assets = 500, 6
+    config.data.days = 500
     config.data.split = Split(train_end='2023-06-30', valid_end='2023-09-30', purge_days=0, embargo_days=0)
     config.data.window, config.data.stride, config.data.batch_rows, config.data.eval_rows = 4, 2, 8, 256
     config.task.hidden, config.task.dim, config.task.codes, config.task.ema = 16, 8, 64, 0.9

@@ -1,10 +1,7 @@
 """The variants that the configs of the four stages share: presets of the model, tokens, and simulated data."""
 
-import dataclasses
-
 from fjq.baselines import Bootstrap, Constant, GarchT, RandomWalk
 from fjq.config import Experiment, vary
-from fjq.data.candles import CandleFiles
 from fjq.data.simulated_candles import PlantedTokenData, SimulatedTokenData
 from fjq.data.token_options import Generate
 from fjq.data.windows import Split
@@ -63,14 +60,14 @@ def _muon(config: Experiment) -> None:
 
 def _simulated(config: Experiment) -> None:
     """Minutes on two cores: six simulated stocks of 1,000 days."""
-    _simulate(config, SimulatedTokenData, days=1000)
+    config.data = SimulatedTokenData.like(config.data, days=1000)
     config.data.split = Split(train_end='2020-06-30', valid_end='2021-03-31', purge_days=0, embargo_days=0)
     config.data.context, config.data.horizons = 32, (1, 5, 10)
 
 
 def _planted(config: Experiment) -> None:
     """Returns in which only two tokens together tell of the next (see PlantedTokenData)."""
-    _simulate(config, PlantedTokenData)
+    config.data = PlantedTokenData.like(config.data)
     config.data.split = Split(train_end='2025-06-30', valid_end='2026-12-31', purge_days=0, embargo_days=0)
     config.data.context, config.data.horizons, config.data.eval_stride = 16, (1, 4), 4
     config.task.gpt.vocabulary, config.task.gpt.layers, config.task.gpt.width = config.data.states, 2, 64
@@ -79,7 +76,7 @@ def _planted(config: Experiment) -> None:
 
 def _tiny(config: Experiment) -> None:
     """Seconds on two cores: 330 days of three stocks, 32 tokens, two layers of 48."""
-    _simulate(config, SimulatedTokenData, days=330, simulated_assets=3)
+    config.data = SimulatedTokenData.like(config.data, days=330, simulated_assets=3)
     config.data.split = Split(train_end='2018-05-31', valid_end='2018-07-31', purge_days=0, embargo_days=0)
     config.data.tokenizer.returns, config.data.tokenizer.ranges = 8, 4
     config.data.length, config.data.context, config.data.horizons = 24, 12, (1, 4)
@@ -97,11 +94,6 @@ def _tiny(config: Experiment) -> None:
         config.train.steps, config.train.eval_every, config.train.save_every = 30, 15, 5
     config.train.patience = 0
     config.evaluate.draws = 200
-
-
-def _simulate(config: Experiment, kind: type, **sizes) -> None:
-    own = {f.name: getattr(kind(split=config.data.split), f.name) for f in dataclasses.fields(CandleFiles)}
-    config.data = config.data.as_kind(kind, **own, **sizes)  # simulated files have settings of their own
 
 
 _VARIANTS = {
