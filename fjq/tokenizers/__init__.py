@@ -24,9 +24,10 @@ import numpy as np
 
 from fjq.data.candles import Candles
 from fjq.errors import InputError
+from fjq.log import say
 from fjq.tokenizers.bins import Bins, BinsTokenizer
 from fjq.tokenizers.learned import Learned, LearnedTokenizer
-from fjq.tokenizers.tokenizer import Tokenizer, read_saved
+from fjq.tokenizers.tokenizer import SETTINGS, Tokenizer, read_saved
 
 __all__ = ['Bins', 'Learned', 'Saved', 'Tokenizer', 'load']
 
@@ -58,5 +59,10 @@ def load(folder: str | Path) -> Tokenizer:
         raise InputError(f'it lacks {e}', file=folder, remedy='run --job=tokenize again') from e
     if tokenizer.hash != settings.get('hash'):
         raise InputError('the tokenizer is not what was saved', file=folder, remedy='run --job=tokenize again')
+    if 'fitted_until' not in settings:
+        say(
+            f'{Path(folder) / SETTINGS} does not say until when it was fitted: none is refused, so check that it knows '
+            'no candle after the end of training'
+        )
     tokenizer.fitted_until = np.datetime64(settings.get('fitted_until', 'NaT'), 'ns')
     return tokenizer

@@ -14,6 +14,7 @@ from absl.testing import flagsaver
 from fjq import config as configs
 from fjq import torch_file
 from fjq.errors import InputError
+from fjq.launch import load_config
 from fjq.models import tcn_files
 from fjq.models.tcn import Tcn
 from fjq.run import read_config
@@ -170,6 +171,16 @@ def test_models_without_a_family_file_go_by_the_table():
     assert {n: v.shape for n, v in state.items()} == {'mlp.0.weight': (3, 2), 'extra.codes.weight': (2, 2)}
     zeros = jax.tree.map(np.zeros_like, (params, extra))
     equal(convert.from_torch(configs.Mesh(), state, *zeros, file='x'), (params, extra))
+
+
+def test_weights_say_what_they_are_bound_to_and_the_file_does_not_tell(tmp_path, capsys):
+    gpt = load_config(Path(__file__).resolve().parents[2] / 'configs' / 'microchat_pretrain.py', 'tiny')
+    for config, bound in ((small(), 'features'), (gpt, 'tokenizer')):
+        values = jax.tree.map(np.asarray, config.task.build().init(jax.random.key(0)))
+        file = tmp_path / f'{bound}.pt'
+        torch_file.write(file, convert.to_torch(config.task, *values))
+        load(config, file, tmp_path / bound)
+        assert f'{file} does not say which {bound} its weights are of: none is refused' in capsys.readouterr().out
 
 
 def command(main, *arguments):

@@ -164,15 +164,16 @@ def test_saved_and_read_again(tokenizer, tmp_path):
         load(tmp_path)
 
 
-def test_a_tokenizer_says_until_when_it_was_fitted_and_whether_it_looks_ahead(tmp_path):
+def test_a_tokenizer_says_until_when_it_was_fitted_and_whether_it_looks_ahead(tmp_path, capsys):
     bins = TOKENIZERS['bins']
     assert bins.fitted_until == CANDLES[0].time[KNOWN - 1] and not bins.looks_ahead
     bins.save(tmp_path)
-    assert load(tmp_path).fitted_until == bins.fitted_until
+    assert load(tmp_path).fitted_until == bins.fitted_until and not capsys.readouterr().out
     settings = json.loads((tmp_path / 'tokenizer.json').read_text())
     assert settings.pop('fitted_until') == '2021-02-03T00:00:00.000000000'
     (tmp_path / 'tokenizer.json').write_text(json.dumps(settings))
     assert np.isnat(load(tmp_path).fitted_until) and load(tmp_path).hash == bins.hash
+    assert f'{tmp_path / "tokenizer.json"} does not say until when it was fitted' in capsys.readouterr().out
     compat = make_learned(compat=True)
     assert compat.looks_ahead and not TOKENIZERS['vq'].looks_ahead
     compat.save(tmp_path / 'compat')
