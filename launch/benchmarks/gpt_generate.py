@@ -15,7 +15,6 @@ import datetime
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -112,17 +111,6 @@ def make_prompt(config, context: int) -> np.ndarray:
     return rng.integers(0, config.vocabulary, (1, context)).astype(np.int32)
 
 
-def time_rounds(sides: dict) -> dict[str, list[float]]:
-    """Wall ms of every side in every round; the order turns round, so nobody always comes first."""
-    taken = {name: [] for name in sides}
-    for number in range(ROUNDS.value):
-        for name in list(sides) if number % 2 == 0 else reversed(sides):
-            start = time.perf_counter()
-            sides[name]()
-            taken[name].append(1e3 * (time.perf_counter() - start))
-    return taken
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'unknown words {argv[1:]}')
@@ -135,6 +123,7 @@ def main(argv: list[str]) -> None:
 
     from fjq.models.gpt import Gpt
     from fjq.run import commit
+    from launch.benchmarks.rounds import time_rounds
     from launch.benchmarks.rows import append
 
     torch.set_num_threads(len(cores))
@@ -152,7 +141,7 @@ def main(argv: list[str]) -> None:
                 raise RuntimeError(f'greedy tokens differ from those of the {kind} loop')
         sides = {'ours': ours(paths, 1.0)} | {kind: theirs(kind, paths, 1.0) for kind in ('prefix', 'cached')}
         sides['ours']()  # compiled here
-        taken = time_rounds(sides)
+        taken = {name: side.wall for name, side in time_rounds(sides, ROUNDS.value).items()}
         for kind in ('prefix', 'cached'):
             ratio, bar = min(taken[kind]) / min(taken['ours']), None if SMALL.value else _BARS.get((kind, paths))
             row = {

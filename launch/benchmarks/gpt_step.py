@@ -20,7 +20,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import gpt_generate  # its flags --device, --rounds, --cores, --small and --seed hold here too
-from gpt_generate import CORES, DEVICE, SEED, SMALL, time_rounds
+from gpt_generate import CORES, DEVICE, SEED, SMALL
 
 ROWS = flags.DEFINE_integer('rows', 16, 'sequences in a step.')
 LENGTH = flags.DEFINE_integer('length', 128, 'targets in a sequence.')
@@ -108,6 +108,7 @@ def main(argv: list[str]) -> None:
 
     from fjq.models.gpt import Gpt
     from fjq.run import commit
+    from launch.benchmarks.rounds import time_rounds
     from launch.benchmarks.rows import append
 
     torch.set_num_threads(len(cores))
@@ -122,7 +123,8 @@ def main(argv: list[str]) -> None:
         sides['torch.compile'] = make_theirs(gpt, batch, state, compiled=True)
     losses = [[step() for _ in range(3)] for step in sides.values()]
     np.testing.assert_allclose(losses, losses[:1] * len(losses), rtol=2e-2 if gpu else 1e-4)
-    taken, tokens = time_rounds(sides), ROWS.value * LENGTH.value
+    taken = {name: side.wall for name, side in time_rounds(sides, gpt_generate.ROUNDS.value).items()}
+    tokens = ROWS.value * LENGTH.value
     rate = {name: 1e3 * tokens / min(ms) for name, ms in taken.items()}
     # Six operations a weight and token of the matrices, and the triangle of attention forward and twice backward.
     flops = tokens * (6 * (12 * layers * width**2 + gpt.padded * width) + 6 * layers * width * LENGTH.value)

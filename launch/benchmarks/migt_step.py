@@ -9,11 +9,11 @@ no attention weights either. Rounds alternate in one process, so that a busy mac
 launch/results/migt_step.csv: one row a policy, one for the forecast, one for the FLOPs.
 """
 
+import dataclasses
 import datetime
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -160,22 +160,11 @@ def torch_inputs(batch, device):
     return (tensor(batch['features']), tensor(mask), *clock), {'log_variance_BxK': tensor(batch['log_variance'])}
 
 
-def time_rounds(steps: dict, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step of every round; the order turns round, so nobody always comes first."""
-    seconds = {name: [] for name in steps}
-    for number in range(rounds):
-        for name in list(steps) if number % 2 == 0 else list(reversed(steps)):
-            start = time.perf_counter()
-            steps[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def measure_steps(config) -> list[dict]:
     """One row a policy and one a PyTorch version. Peaks are what the card held at most, so the leanest goes first."""
-    import dataclasses
-
     import jax
+
+    from launch.benchmarks.rounds import time_rounds
 
     batch = make_batch(ROWS.value, SLOTS.value, config.variables, len(config.horizons))
     steps, rows, gpu = {}, {}, DEVICE.value == 'gpu'
@@ -199,8 +188,8 @@ def measure_steps(config) -> list[dict]:
         rows[name] = {'losses': ' '.join(f'{x:.4f}' for x in losses)}
         if gpu:
             rows[name]['peak_gib'] = f'{torch.cuda.max_memory_allocated() / 2**30:.2f}'
-    for name, seconds in time_rounds(steps, ROUNDS.value).items():
-        rows[name] |= {'median_ms': f'{statistics.median(seconds) * 1e3:.1f}', 'least_ms': f'{min(seconds) * 1e3:.1f}'}
+    for name, taken in time_rounds(steps, ROUNDS.value).items():
+        rows[name] |= {'median_ms': f'{statistics.median(taken.wall):.1f}', 'least_ms': f'{min(taken.wall):.1f}'}
     return [{'what': f'step {name}', 'rows': ROWS.value} | row for name, row in rows.items()]
 
 
@@ -210,6 +199,7 @@ def measure_forecast(config) -> list[dict]:
 
     from fjq.keys import make_key
     from fjq.models.migt_files import to_state_dict
+    from launch.benchmarks.rounds import time_rounds
 
     batch = make_batch(1, SLOTS.value, config.variables, len(config.horizons))
     task = config.build()
@@ -230,19 +220,16 @@ def measure_forecast(config) -> list[dict]:
         sides['torch'] = theirs
     for side in sides.values():
         side(), side()
-    seconds = time_rounds(sides, max(ROUNDS.value, 5))
     return [
-        {'what': f'forecast {name}', 'rows': 1, 'median_ms': f'{statistics.median(s) * 1e3:.1f}'}
-        | {'least_ms': f'{min(s) * 1e3:.1f}'}
-        for name, s in seconds.items()
+        {'what': f'forecast {name}', 'dtype': config.dtype, 'rows': 1, 'median_ms': f'{statistics.median(ms.wall):.1f}'}
+        | {'least_ms': f'{min(ms.wall):.1f}'}
+        for name, ms in time_rounds(sides, max(ROUNDS.value, 5)).items()
     ]
 
 
 def count_flops(config) -> dict:
     """What the compiler counts for a forward pass. The body of a loop would be counted once, so layers are unrolled and
     attention is not cut into groups."""
-    import dataclasses
-
     import jax
 
     from fjq.nn import transformer
@@ -279,7 +266,8 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     config = Migt(dtype='bfloat16' if gpu else 'float32')
     rows = [count_flops(config)] if FLOPS_ROWS.value else []
-    rows += measure_forecast(config)
+    for dtype in ('bfloat16',) if gpu else ('bfloat16', 'float32'):  # a config's default first
+        rows += measure_forecast(dataclasses.replace(config, dtype=dtype))
     rows += measure_steps(config) if ROWS.value else []
     common = {
         'commit': commit(),
@@ -295,7 +283,7 @@ def main(argv: list[str]) -> None:
     fields = ('what', 'rows', 'median_ms', 'least_ms', 'compiled_gib', 'peak_gib', 'losses', 'tflop', 'note')
     for row in rows:
         print('  '.join(f'{k} {v}' for k, v in row.items()), flush=True)
-        append('migt_step', common | {f: row.get(f, '') for f in fields})
+        append('migt_step', common | {f: row.get(f, common.get(f, '')) for f in ('dtype', *fields)})
 
 
 if __name__ == '__main__':

@@ -16,7 +16,6 @@ import datetime
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -96,25 +95,14 @@ def make_theirs(lean: bool):
     return both
 
 
-def time_rounds(sides: dict) -> dict[str, list[tuple[float, float]]]:
-    """(wall, CPU) ms of every side in every round; the order turns round, so nobody always comes first."""
-    taken = {name: [] for name in sides}
-    for number in range(ROUNDS.value):
-        for name in list(sides) if number % 2 == 0 else reversed(sides):
-            start, cpu_start = time.perf_counter(), time.process_time()
-            sides[name]()
-            taken[name].append((1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu_start)))
-    return taken
-
-
-def compare(case: str, taken: dict[str, list], ours: str, reference: str, bar: float | None) -> dict:
+def compare(case: str, taken: dict, ours: str, reference: str, bar: float | None) -> dict:
     """One row: medians, the median ratio of a round, and the ratio of the least times, for which the bar is.
 
     With several threads a busy machine slows PyTorch far more than XLA
     (its threads wait for each other at every operation), so that only a run on a quiet machine says much.
     """
-    wall = {name: [w for w, _ in taken[name]] for name in (ours, reference)}
-    cpu = {name: min(c for _, c in taken[name]) for name in (ours, reference)}
+    wall = {name: taken[name].wall for name in (ours, reference)}
+    cpu = {name: min(taken[name].cpu) for name in (ours, reference)}
     ratio = min(wall[reference]) / min(wall[ours])
     return {
         'case': case,
@@ -135,6 +123,8 @@ def time_scan() -> list[dict]:
     """The rows of the scan."""
     import jax
 
+    from launch.benchmarks.rounds import time_rounds
+
     gpu = DEVICE.value == 'gpu'
     methods = ('auto', 'sequential', 'associative', 'chunked') if gpu else ('auto',)
     sides = {}
@@ -149,7 +139,7 @@ def time_scan() -> list[dict]:
             if not worst < (1e-2 if gpu else 1e-4):  # TF32 in the sums of a GPU
                 raise RuntimeError(f'ours and the {name} differ by {worst:.1e} of the largest value')
         sides[name].copy = False
-    taken = time_rounds(sides)
+    taken = time_rounds(sides, ROUNDS.value)
     size = f'scan {_BATCH}x{_LENGTH}x{_WIDTH}x{_STATES} forward+backward'
     rows = [compare(f'{size}, mamba loop', taken, 'auto', 'mamba loop', None if gpu else _MAMBA_BAR)]
     rows += [compare(f'{size}, lean loop', taken, 'auto', 'lean loop', None if gpu else _LEAN_BAR)]
@@ -184,13 +174,15 @@ def make_attention(implementation: str, case: str):
 
 def time_attention() -> list[dict]:
     """cuDNN against XLA, forward and backward, with the largest difference of outputs and gradients."""
+    from launch.benchmarks.rounds import time_rounds
+
     rows = []
     for case in _ATTENTION:
         sides = {name: make_attention(name, case) for name in ('cudnn', 'xla')}
         fused, plain = ([np.asarray(a, np.float32) for a in sides[name]()] for name in ('cudnn', 'xla'))
         worst = max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(fused, plain, strict=True))
         name = f'attention {case} forward+backward, XLA (difference {worst:.0e})'
-        rows.append(compare(name, time_rounds(sides), 'cudnn', 'xla', None))
+        rows.append(compare(name, time_rounds(sides, ROUNDS.value), 'cudnn', 'xla', None))
     return rows
 
 

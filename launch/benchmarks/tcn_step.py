@@ -11,7 +11,6 @@ import datetime
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -112,19 +111,6 @@ def make_theirs(batch, start, dtype: str, compiled: bool):
     return step
 
 
-def time_rounds(steps: dict, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """(wall seconds, CPU seconds) of every step of every round; the order turns round, so nobody always comes first."""
-    seconds, cpu = ({name: [] for name in steps} for _ in range(2))
-    for number in range(rounds):
-        names = list(steps) if number % 2 == 0 else list(reversed(steps))
-        for name in names:
-            start, cpu_start = time.perf_counter(), time.process_time()
-            steps[name]()
-            seconds[name].append(time.perf_counter() - start)
-            cpu[name].append(time.process_time() - cpu_start)
-    return seconds, cpu
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r} is not a flag')
@@ -137,6 +123,7 @@ def main(argv: list[str]) -> None:
     import torch
 
     from fjq.run import commit
+    from launch.benchmarks.rounds import time_rounds
     from launch.benchmarks.rows import append, cpu_name
 
     torch.set_num_threads(len(cores))
@@ -156,7 +143,8 @@ def main(argv: list[str]) -> None:
         if gpu:
             ours = lambda: jax.devices()[0].memory_stats()['peak_bytes_in_use']
             peaks[name] = (ours() if name == 'ours' else torch.cuda.max_memory_allocated()) / 2**20
-    seconds, cpu = time_rounds(steps, ROUNDS.value)
+    taken = time_rounds(steps, ROUNDS.value)
+    seconds, cpu = ({name: [ms / 1e3 for ms in side[i]] for name, side in taken.items()} for i in range(2))
     middle = {name: statistics.median(s) for name, s in seconds.items()}
     least = {name: min(s) for name, s in seconds.items()}
     row = {
