@@ -205,6 +205,11 @@ class Calibration:
             return self
         return dataclasses.replace(self, facts=self.method.hear(self.facts, law, rows))
 
+    @property
+    def heard_until(self) -> str | None:
+        """When the last row was whose labels it follows; None where its method follows none."""
+        return self.facts.get('state', self.facts)['until'] if hasattr(self.method, 'hear') else None
+
     def write(self, folder: Path) -> None:
         """Writes calibration.json."""
         text = json.dumps({'step': self.step, 'method': to_dict(self.method), 'facts': self.facts}, allow_nan=False)

@@ -23,6 +23,17 @@ def read_batches(dataset: Dataset, split: str, shard: Shard = _ALL) -> grain.Ite
     return dataset.batches(split, shard).to_iter_dataset(_READ)
 
 
+def read_tail(dataset: Dataset, split: str, first: int) -> list[Batch]:
+    """The last batches of a split, from the one that the row `first` begins in."""
+    batches, out = dataset.batches(split, _ALL), []
+    for i in reversed(range(len(batches))):
+        batch = batches[i]
+        if batch['row'][batch['mask']].max(initial=-1) < first:
+            break
+        out.append(batch)
+    return out[::-1]
+
+
 def make_gather(dataset: Dataset, mesh: jax.sharding.Mesh | None = None) -> Callable[[Batch], Batch]:
     """Host batch -> the batch that the model reads.
 

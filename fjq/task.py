@@ -87,7 +87,7 @@ class Dataset(Protocol):
         """
 
     def batches(self, split: str, shard: Shard):
-        """A finite `grain.MapDataset` over every row of a split, the last batch padded with mask False."""
+        """A finite `grain.MapDataset` over every row of a split in its order, the last batch padded with mask False."""
 
     def rows(self, split: str) -> dict[str, np.ndarray]:
         """The forecast targets of a split, in time order: `id`, `time` [N], `target` [N, H], `valid` [N, H]."""

@@ -11,7 +11,7 @@ from fjq.calibration import Calibration
 from fjq.checkpoint import read_params, write_atomic
 from fjq.config import Experiment, to_json
 from fjq.errors import InputError
-from fjq.feed import make_gather, read_batches
+from fjq.feed import make_gather, read_batches, read_tail
 from fjq.forecast import Law, Point, pool, to_columns
 from fjq.paths import flatten, path_of
 from fjq.run import read_config
@@ -105,20 +105,21 @@ class Trained:
         return _like(frame, forecast_table(law, rows, levels))
 
 
-def predict_rows(predict, dataset, split: str) -> tuple[Law, dict[str, np.ndarray]]:
-    """Forecasts every row of a split, averaging the batch rows that share one.
+def predict_rows(predict, dataset, split: str, first: int = 0) -> tuple[Law, dict[str, np.ndarray]]:
+    """Forecasts the rows of a split, averaging the batch rows that share one.
 
     Args:
       predict: batch -> law.
+      first: only rows from this one on, without reading the batches before them.
 
     Returns:
-      (the law with leading axis N, `dataset.rows(split)`).
+      (the law with leading axis N, those of `dataset.rows(split)`).
     """
-    rows = dataset.rows(split)
+    rows = {name: x if name == 'horizon' else x[first:] for name, x in dataset.rows(split).items()}
     gather, laws, index = make_gather(dataset), [], []
-    for batch in read_batches(dataset, split):
+    for batch in read_tail(dataset, split, first) if first else read_batches(dataset, split):
         laws.append(predict(gather(batch)))
-        index.append(np.where(batch['mask'], batch['row'], -1))
+        index.append(np.where(batch['mask'], batch['row'] - first, -1).clip(min=-1))
     if not laws:
         raise InputError(f'the {split} split is empty', remedy='check the split dates')
     law = jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.device_get(laws))

@@ -347,6 +347,12 @@ def test_forecast(tiny):
     assert 0 < (splits == 'train').sum() <= tiny.data.rows('train')['target'].size
     assert table.num_rows == np.asarray(law.mean()).size
     assert table['time'].to_numpy()[-1] == rows['time'][-1]
+    latest = pq.read_table(tiny.run('whole') / 'forecasts' / 'latest.parquet')
+    newest = np.sort(len(rows['id']) - 1 - np.unique(rows['id'][::-1], return_index=True)[1])
+    size = table.num_rows // len(rows['id'])
+    kept = table.take((newest[:, None] * size + np.arange(size)).reshape(-1))
+    assert latest.select(('id', 'time', 'horizon', 'split')).equals(kept.select(('id', 'time', 'horizon', 'split')))
+    np.testing.assert_allclose(latest['mean'], kept['mean'], rtol=1e-6)
     late = table.filter(splits == 'test')
     quantiles = np.stack([late[n].to_numpy() for n in late.column_names if n[0] == 'q' and n[1:].isdigit()])
     assert np.isfinite(quantiles).all() and (np.diff(quantiles, axis=0) >= 0).all() and np.ptp(quantiles) > 0

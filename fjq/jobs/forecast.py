@@ -1,4 +1,4 @@
-"""writes the forecast of every row, labelled or not, with quantiles to forecasts/all.parquet."""
+"""writes forecasts with quantiles: the newest row to forecasts/latest.parquet, then all to forecasts/all.parquet."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ SPLITS = ('train', 'valid', 'test')
 
 def run(config: Experiment, workdir: Path) -> None:
     """Forecasts with the best weights, calibrated by the valid split where the config says so or where a model without
-    a law has no other intervals.
+    a law has no other intervals; the newest row of each `id` first, to forecasts/latest.parquet, for who trades on it.
 
     The column `split` says of what each row is a part: 'train', 'valid', 'test', or '' where it has no label or lies
     in a gap. What is calibrated by the valid split is no forecast of the rows before the test split: they have the
@@ -29,20 +29,50 @@ def run(config: Experiment, workdir: Path) -> None:
     config = adopt_task(config, workdir)
     trained = Trained.load(workdir)
     dataset = open_data(config, workdir)
-    raw, rows = predict_rows(trained.predict, dataset, 'all')
-    calibration = calibrate(config, trained, dataset, raw, workdir)
-    law = raw if calibration is None else calibration.apply(raw, rows)
-    table = table_with_point(raw if isinstance(raw, Point) else law, law, rows, config.evaluate.levels)
-    split, early = name_splits(dataset, rows)
-    if calibration is not None:
-        table = withdraw(table, raw, early)
-        calibration.hear(raw, rows).write(workdir)
-    table = table.append_column('split', pa.array(np.repeat(split, table.num_rows // len(split))))
-    path = workdir / 'forecasts' / 'all.parquet'
-    write_forecasts(table, path)
+    folder, whole = workdir / 'forecasts', dataset.rows('all')
+    newest = find_newest(whole)
+    law, _ = predict_rows(trained.predict, dataset, 'all', newest.min())
+    trained.calibration = calibrate(config, trained, dataset, law, workdir)
+    first = find_first(whole, newest, trained.calibration)
+    table, _, rows = forecast(config, trained, dataset, first)
+    kept = np.isin(np.arange(len(rows['time'])), newest - first)
+    write_forecasts(table.filter(np.repeat(kept, table.num_rows // len(kept))), folder / 'latest.parquet')
+    say(f'{folder / "latest.parquet"}: the newest row of {len(newest)} id(s), up to {format_time(rows["time"][-1])}')
+    table, raw, rows = forecast(config, trained, dataset)
+    if trained.calibration is not None:
+        trained.calibration.hear(raw, rows).write(workdir)
+    write_forecasts(table, folder / 'all.parquet')
     if changed := changes_since_training(workdir, dataset.fingerprint()):
         say(f'the data are not those of the training: {", ".join(changed)} differ')
-    say(f'{path}: {table.num_rows} forecasts, {format_time(rows["time"][0])} to {format_time(rows["time"][-1])}')
+    period = f'{format_time(rows["time"][0])} to {format_time(rows["time"][-1])}'
+    say(f'{folder / "all.parquet"}: {table.num_rows} forecasts, {period}')
+
+
+def forecast(
+    config: Experiment, trained: Trained, dataset: Dataset, first: int = 0
+) -> tuple[pa.Table, Law, dict[str, np.ndarray]]:
+    """(the table of the rows from `first` on, the model's own law of them, the rows)."""
+    raw, rows = predict_rows(trained.predict, dataset, 'all', first)
+    law = raw if trained.calibration is None else trained.calibration.apply(raw, rows)
+    table = table_with_point(raw if isinstance(raw, Point) else law, law, rows, config.evaluate.levels)
+    split, early = name_splits(dataset, rows)
+    if trained.calibration is not None:
+        table = withdraw(table, raw, early)
+    return table.append_column('split', pa.array(np.repeat(split, table.num_rows // len(split)))), raw, rows
+
+
+def find_newest(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """The last row of each id, in order of time."""
+    _, back = np.unique(rows['id'][::-1], return_index=True)
+    return np.sort(len(rows['id']) - 1 - back)
+
+
+def find_first(rows: dict[str, np.ndarray], newest: np.ndarray, calibration: Calibration | None) -> int:
+    """The first row that the newest ones need: a calibration that follows labels goes on from where it stands."""
+    if calibration is None or calibration.heard_until is None:
+        return int(newest.min())
+    until = np.asarray(calibration.heard_until).astype(rows['time'].dtype)
+    return int(min(newest.min(), np.searchsorted(rows['time'], until)))
 
 
 def calibrate(config: Experiment, trained: Trained, dataset: Dataset, law: Law, workdir: Path) -> Calibration | None:

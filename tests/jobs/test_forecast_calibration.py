@@ -1,6 +1,7 @@
 """The forecast job calibrates by what the evaluation fitted, and fits where none did."""
 
 import numpy as np
+import pyarrow.parquet as pq
 from scipy import stats
 
 from fjq.calibration import AdaptiveConformal, Calibration, SplitConformal
@@ -34,7 +35,7 @@ def test_it_is_fitted_once_and_kept(tmp_path, monkeypatch):
     assert forecast.calibrate(config, weights, None, law, tmp_path).method.levels == (0.25, 0.75) and len(asked) == 2
 
 
-def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch):
+def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys):
     """The next table may begin where this one ended."""
     time = np.datetime64('2024-01-01', 'ns') + np.arange(600) * np.timedelta64(1, 'h')
     target = np.random.Generator(np.random.Philox(1)).standard_normal((600, 1))
@@ -50,18 +51,39 @@ def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch):
         def fingerprint(self):
             return {}
 
-    part = lambda split: (Quantiles(LEVELS, law.values[parts[split]]), Data().rows(split))
-    monkeypatch.setattr(forecast, 'predict_rows', lambda predict, data, split: part(split))
+    def part(split, first=0):
+        found = {k: v if k == 'horizon' else v[first:] for k, v in Data().rows(split).items()}
+        return Quantiles(LEVELS, law.values[parts[split]][first:]), found
+
+    monkeypatch.setattr(forecast, 'predict_rows', lambda predict, data, split, first=0: part(split, first))
     monkeypatch.setattr(forecast, 'adopt_task', lambda config, workdir: config)
     monkeypatch.setattr(forecast, 'open_data', lambda config, workdir: Data())
     monkeypatch.setattr(forecast, 'changes_since_training', lambda workdir, fingerprint: [])
     monkeypatch.setattr(forecast.Trained, 'load', lambda workdir: Weights())
     method = AdaptiveConformal(levels=LEVELS)
-    forecast.run(
-        Experiment(name='m', task=None, data=None, evaluate=Evaluate(calibration=method, levels=LEVELS)), tmp_path
-    )
+    config = Experiment(name='m', task=None, data=None, evaluate=Evaluate(calibration=method, levels=LEVELS))
+    forecast.run(config, tmp_path)
     kept = Calibration.read(tmp_path, 3)
     assert kept.facts['state']['until'] == str(time[-1])
     whole = Calibration.of(method, *part('valid'), 3).apply(law, rows).values
     last = {k: v if k == 'horizon' else v[-50:] for k, v in rows.items()}
     np.testing.assert_array_equal(kept.apply(Quantiles(LEVELS, law.values[-50:]), last).values[-1], whole[-1])
+
+    table = lambda name: pq.read_table(tmp_path / 'forecasts' / f'{name}.parquet')
+    assert table('latest').equals(table('all').slice(599)) and 'has followed labels' not in capsys.readouterr().out
+    parts['all'] = slice(0, 560)  # as it was yesterday, then 40 rows more
+    weights = Weights()
+    monkeypatch.setattr(forecast.Trained, 'load', lambda workdir: weights)
+    forecast.run(config, tmp_path)
+    parts['all'], weights.calibration = slice(0, 600), Calibration.read(tmp_path, 3)
+    forecast.run(config, tmp_path)
+    assert table('latest').equals(table('all').slice(599)) and 'has followed labels' not in capsys.readouterr().out
+
+
+def test_the_newest_row_of_each_id_is_found():
+    rows = {'id': np.array(list('ABACBA')), 'time': np.arange(6).astype('datetime64[h]')}
+    newest = forecast.find_newest(rows)
+    assert newest.tolist() == [3, 4, 5] and forecast.find_first(rows, newest, None) == 3
+    heard = lambda until: Calibration(AdaptiveConformal(), {'until': '1970-01-01T00', 'state': {'until': until}}, 1)
+    assert forecast.find_first(rows, newest, heard('1970-01-01T02')) == 2
+    assert forecast.find_first(rows, newest, heard('1970-01-01T05')) == 3
