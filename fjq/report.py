@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from fjq.checkpoint import write_atomic
 from fjq.errors import InputError
 from fjq.evaluate import conclude, is_known
+from fjq.lineage import Link, find_pages
 from fjq.scores import LEVELS_OF_COVERAGE
 from fjq.studies import Chart
 
@@ -45,7 +46,11 @@ class Figure(NamedTuple):
     png: bytes
 
 
-Block = Heading | Text | Table | Figure
+class Links(NamedTuple):
+    links: Sequence[Link]
+
+
+Block = Heading | Text | Table | Figure | Links
 
 
 def write_report(workdir: Path) -> tuple[Path, Path]:
@@ -84,6 +89,9 @@ def collect(workdir: Path) -> Iterator[Block]:
     else:
         yield Text('Not evaluated yet: run --job=evaluate.')
     yield from _training(workdir, plots)
+    if links := find_pages(workdir):
+        yield Heading('Pages beside this one')
+        yield Links(links)
     yield Heading('How to make these numbers again')
     yield Table(('what', 'value'), [(k, _plain(v)) for k, v in manifest.items()])
 
@@ -199,6 +207,8 @@ def to_markdown(blocks: Sequence[Block]) -> str:
             case Figure(title, _):
                 out.append(f'![{title}](report/{figures}.png)')
                 figures += 1
+            case Links(links):
+                out.append('\n'.join(f'- [{link.text}]({link.address})' for link in links))
     return '\n\n'.join(out) + '\n'
 
 
@@ -218,6 +228,9 @@ def to_html(blocks: Sequence[Block]) -> str:
             case Figure(title, png):
                 data = base64.b64encode(png).decode()
                 out.append(f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">')
+            case Links(links):
+                items = (f'<li><a href="{html.escape(a)}">{html.escape(t)}</a></li>' for t, a in links)
+                out.append(f'<ul>{"".join(items)}</ul>')
     return _PAGE.format(title=html.escape(blocks[0].text), body='\n'.join(out))
 
 

@@ -1,0 +1,65 @@
+"""The line that a run belongs to, by `init_from`: the runs before it and after it, and the card of their tokenizer."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+
+class Link(NamedTuple):
+    """A page beside a run's own. address: relative to the run folder, as HTML and Markdown want it."""
+
+    text: str
+    address: str
+
+
+def find_pages(workdir: Path) -> list[Link]:
+    """The pages of the other runs of the line, oldest first, the card of the tokenizer, and generated paths.
+
+    A run that has no report yet is linked by its folder. Runs after this one are looked for beside it.
+    """
+    workdir = Path(workdir).resolve()
+    links = [
+        Link(f'{name}: {run.name}', _address(run / 'report.html' if (run / 'report.html').is_file() else run, workdir))
+        for run, name in find_line(workdir).items()
+        if run != workdir
+    ]
+    links += [Link('the card of the tokenizer', _address(card, workdir)) for card in _cards(workdir)[:1]]
+    if (workdir / 'generated').is_dir():
+        links.append(Link('generated paths and their fan charts', 'generated'))
+    return links
+
+
+def find_line(workdir: Path) -> dict[Path, str]:
+    """The folder of every run of the line -> its config's name; each run comes after the one it started from."""
+    line = [workdir]
+    while (start := _start(line[0])) and start not in line:
+        line.insert(0, start)
+    beside = {p.parent: _start(p.parent) for p in sorted(workdir.parent.glob('*/manifest.json'))}
+    while found := [run for run, start in beside.items() if start in line and run not in line]:
+        line += found
+    return {run: _read(run)['name'] for run in line}
+
+
+def _start(run: Path) -> Path | None:
+    """The run that a run started from, where it is still there."""
+    name = _read(run).get('init_from')
+    places = [Path(name).resolve(), run.parent / Path(name).name] if name else []
+    return next((p for p in places if (p / 'config.json').is_file()), None)
+
+
+def _cards(workdir: Path) -> list[Path]:
+    tokenizer = (_read(workdir).get('data') or {}).get('tokenizer') or {}
+    folders = [workdir / 'tokenizer']
+    folders += [Path(tokenizer['path'])] if 'path' in tokenizer else []
+    folders += [Path(tokenizer['run']) / 'tokenizer'] if 'run' in tokenizer else []
+    return [card.resolve() for f in folders if (card := f / 'card.md').is_file()]
+
+
+def _read(run: Path) -> dict[str, Any]:
+    return json.loads((run / 'config.json').read_text())
+
+
+def _address(path: Path, workdir: Path) -> str:
+    return quote(Path(os.path.relpath(path, workdir)).as_posix())
