@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from fjq.baselines.ewma import ewma
 from fjq.baselines.persistence import trailing_mean
 from fjq.baselines.series import Baseline, Series, Unavailable
 from fjq.config import LEVELS
+from fjq.data.ewma import ewma
 from fjq.errors import InputError
 from fjq.forecast import Quantiles
 

@@ -3,10 +3,9 @@
 import dataclasses
 
 import numpy as np
-from scipy.signal import lfilter
 
 from fjq.baselines.series import Baseline, Series
-from fjq.errors import InputError
+from fjq.data.ewma import ewma
 from fjq.forecast import Point
 
 
@@ -31,16 +30,3 @@ class Ewma(Baseline):
         if not self.calibrate:
             return Point(series.at_rows(raw))
         return Point(series.scale_to_labels(raw, self.fit, self.embargo, self.min_labels))
-
-
-def ewma(values: np.ndarray, decay: float) -> np.ndarray:
-    """The weighted mean of values up to each [M], its weights summing to 1 from the first value on.
-
-    An absent value leaves the mean as it was, and has none itself: NaN in, NaN out at that place.
-    """
-    if not 0 < decay < 1:
-        raise InputError(f'a decay of {decay}', column='decay', remedy='give a number between 0 and 1')
-    out, there = np.full(len(values), np.nan), np.isfinite(values)
-    total = lfilter([1 - decay], [1, -decay], values[there])
-    out[there] = total / -np.expm1(np.arange(1, there.sum() + 1) * np.log(decay))
-    return out

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from fjq.baselines.ewma import ewma
 from fjq.baselines.series import Baseline, Series
 from fjq.config import LEVELS
+from fjq.data.ewma import ewma
 from fjq.forecast import Quantiles
 
 

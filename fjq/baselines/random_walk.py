@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from fjq.baselines.ewma import ewma
 from fjq.baselines.series import Baseline, PathBaseline, Series, row_generator
+from fjq.data.ewma import ewma
 from fjq.errors import InputError
 from fjq.forecast import Mixture, Samples
 

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 from scipy.signal import lfilter
 
-from fjq.baselines.ewma import ewma
 from fjq.baselines.quantiles import ScaledQuantiles
 from fjq.baselines.series import Series
+from fjq.data.ewma import ewma
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -19,6 +19,7 @@ from scipy.signal import lfilter
 
 from fjq.config import nearest
 from fjq.data.bars import Bars
+from fjq.data.ewma import ewma
 from fjq.data.sessions import MINUTE, after_break
 from fjq.errors import InputError
 
@@ -88,8 +89,7 @@ def bar_returns(bars: Bars) -> np.ndarray:
 
 def ewma_volatility(returns: np.ndarray, decay: float) -> np.ndarray:
     """sqrt of variance_t = decay variance_{t-1} + (1 - decay) r_t^2 with weights that sum to 1 from the start [N]."""
-    total = lfilter([1 - decay], [1, -decay], returns**2)
-    return np.sqrt(total / -np.expm1(np.arange(1, len(returns) + 1) * np.log(decay)))
+    return np.sqrt(ewma(returns**2, decay))
 
 
 def _rolling(values: np.ndarray, window: int, reduce=np.sum) -> np.ndarray:

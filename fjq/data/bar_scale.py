@@ -16,10 +16,10 @@ Letters: N = bars or rows, H = horizons, K = variances, S = places in a day.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import lfilter
 
 from fjq.data.bar_features import bar_returns, ewma_volatility, opens_session
 from fjq.data.bars import Bars
+from fjq.data.ewma import ewma
 
 HALF_LIVES = (3, 12, 48, 192, 768)  # bars
 COUNT = 1 + len(HALF_LIVES)  # K: the EWMA of squared returns comes first
@@ -51,7 +51,7 @@ def log_variances(bars: Bars, decay: float) -> np.ndarray:
     """ln of the EWMA of squared returns with `decay`, then of the average variance of bars over each half-life
     [N, K]; none takes a night or another break for a move of a bar."""
     within = bar_variance(bars, breaks=False)
-    means = np.stack([_average(within, h) for h in HALF_LIVES], axis=1)
+    means = np.stack([ewma(within, 0.5 ** (1 / h)) for h in HALF_LIVES], axis=1)
     means = np.maximum(means, np.maximum(LEAST_SHARE * means[:, -1:], LEAST_SCALE**2))
     first = np.maximum(ewma_volatility(bar_returns(bars), decay), LEAST_SCALE) ** 2
     return np.log(np.concatenate([first[:, None], means], axis=1))
@@ -100,10 +100,3 @@ def _differences(places: int) -> np.ndarray:
     """The matrix of the sum of squared differences of neighbours on a circle [S, S]."""
     step = np.eye(places) - np.roll(np.eye(places), 1, axis=1)
     return step.T @ step
-
-
-def _average(values: np.ndarray, half_life: float) -> np.ndarray:
-    """Exponentially weighted mean of values up to each [N], its weights summing to 1 from the first on."""
-    decay = 0.5 ** (1 / half_life)
-    total = lfilter([1 - decay], [1, -decay], values)
-    return total / -np.expm1(np.arange(1, len(values) + 1) * np.log(decay))

@@ -8,8 +8,8 @@ from simulated_market import HORIZONS, M, leaf, select, split
 
 from fjq import metrics
 from fjq.baselines import Constant, EmpiricalQuantiles, Ewma, Garch, Har, Persistence, Vix
-from fjq.baselines.ewma import ewma
 from fjq.baselines.garch import fit_garch, span_volatility
+from fjq.data.ewma import ewma
 
 
 def test_constant_and_quantiles_of_training(market):

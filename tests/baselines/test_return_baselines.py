@@ -19,10 +19,10 @@ from fjq.baselines import (
     Unavailable,
     Zero,
 )
-from fjq.baselines.ewma import ewma
 from fjq.baselines.garch import fit_garch, span_volatility
 from fjq.baselines.seasonal import fill_forward, variance_ahead
 from fjq.config import from_dict, to_dict
+from fjq.data.ewma import ewma
 from fjq.errors import InputError
 from fjq.forecast import Law
 
