@@ -4,7 +4,8 @@
     python -m fjq.launch --config=configs/migt_tvdt.py:tiny        seconds on two cores, no data needed
     python -m fjq.launch --config=configs/migt_tvdt.py:simulated   minutes; bars whose quantiles are known
 
-Variants, joined by commas: compat (the original's function), lowmem, simulated, tiny, nq and cn (public bars).
+Variants, joined by commas in any order: compat (the original's function), lowmem, and one of the data simulated, tiny,
+nq and cn (public bars).
 Data: $FJQ_DATA/bars/NQ.parquet, bars of 1 or 5 minutes of any vendor that fjq.data.bar_files knows.
 Score to beat: the empirical quantiles scaled by EWMA volatility, which beat the original's published model. A fresh
 model is quantiles in units of a better volatility (fjq.data.bar_scale; data.scale='ewma' for the plain one).

@@ -14,6 +14,7 @@ from fjq.config import Experiment, vary
 from fjq.data.migt import MigtData
 from fjq.data.simulated_bars import SimulatedMigtData
 from fjq.data.windows import Split
+from fjq.errors import InputError
 from fjq.studies.backtest import Backtest
 from fjq.studies.coverage import Coverage
 from fjq.studies.quantile_scores import QuantileScores
@@ -33,12 +34,16 @@ STUDIES = (Coverage(), QuantileScores(), Backtest(commission=0.0625))  # NQ: $1.
 
 
 def apply_variants(config: Experiment, variant: str) -> Experiment:
-    """Applies comma-separated variants.
+    """Applies comma-separated variants, whatever their order: data first, then what a model on any data is.
 
     Raises:
-      InputError: an unknown variant.
+      InputError: an unknown variant, or two kinds of data.
     """
-    vary(config, variant, _VARIANTS)
+    given, order = [name for name in variant.split(',') if name], list(_VARIANTS)
+    if len(data := sorted(set(given) & _DATA.keys())) > 1:
+        raise InputError(f'the variants {" and ".join(data)} are data each', remedy='choose one of them')
+    known = sorted(given, key=lambda name: order.index(name) if name in order else -1)  # unknown ones are told first
+    vary(config, ','.join(known), _VARIANTS)
     return config
 
 
@@ -133,11 +138,5 @@ def _simulate(config: Experiment, *, minutes: int, sessions: int) -> None:
     config.data = SimulatedMigtData(**fields | {'path': '', 'minutes': minutes}, sessions=sessions)
 
 
-_VARIANTS = {
-    'compat': _compat,
-    'lowmem': _lowmem,
-    'simulated': _simulated,
-    'tiny': _tiny,
-    'nq': _nq,
-    'cn': _cn,
-}
+_DATA = {'simulated': _simulated, 'tiny': _tiny, 'nq': _nq, 'cn': _cn}
+_VARIANTS = _DATA | {'compat': _compat, 'lowmem': _lowmem}

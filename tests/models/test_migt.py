@@ -274,3 +274,13 @@ def test_evaluation_asks_for_the_levels_of_the_model():
     config.evaluate.levels = (0.001, 0.5, 0.999)
     with pytest.raises(InputError, match='Evaluate.levels'):
         settle(config)
+
+
+def test_the_order_of_variants_does_not_matter():
+    a, b = (load_config('configs/migt_tvdt.py', v) for v in ('compat,lowmem,nq', 'nq,lowmem,compat'))
+    assert a == b and a.task.compat and a.task.variables == 24 and a.task.remat == 'chunked'
+    assert a.optim.learning_rate == 1e-4 and a.train.alarm == ''
+    with pytest.raises(InputError, match='cn and nq'):
+        load_config('configs/migt_tvdt.py', 'nq,cn')
+    with pytest.raises(InputError, match="no variant 'nqq'"):
+        load_config('configs/migt_tvdt.py', 'compat,nqq')
