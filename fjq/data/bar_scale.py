@@ -10,6 +10,9 @@ The variances x_k are causal and nothing in them is fitted: they travel with the
 on training rows and travel with the model's weights, so that a live table is forecast by what training found; of
 fewer bars than the longest half-life asks for, its average is that of what there is.
 
+Targets are returns from close to close, over nights and weekends too, so the variance ahead counts these breaks; x_k
+do not, because a night that is past says little of the next bars, and the offset knows at which times one lies ahead.
+
 Letters: N = bars or rows, H = horizons, K = variances, S = places in a day.
 """
 
