@@ -229,9 +229,23 @@ def conclude(findings: dict[str, Any]) -> list[str]:
             f'horizon {horizon}, {n} rows (about {free:.3g} independent): by {findings["loss"]}, '
             f'{findings["name"]} ' + ('; '.join(parts) if parts else 'has no baseline to be compared with') + '.'
         )
+        best = find_best(findings, h)
+        d = findings['differences'][best][h] if best else {}
+        if best and np.isfinite([d['low'], d['high']]).all():
+            lines[-1] += (
+                f' The best baseline on these rows is {best}: its {findings["loss"]} minus that of the model is '
+                f'{d["mean"]:.3g} ({d["low"]:.3g} to {d["high"]:.3g}), Diebold-Mariano p {d["p"]:.2g}.'
+            )
         if free < 10:
             lines.append(f'With about {free:.3g} independent observations this shows that the pieces work, not skill.')
     return lines + [line for study in findings.get('studies', {}).values() for line in study['sentences']]
+
+
+def find_best(findings: dict[str, Any], h: int) -> str:
+    """The baseline with the least loss at a horizon, '' where there is none; the model uncalibrated is no baseline."""
+    losses = {name: findings['scores'][name][findings['loss']][h] for name in findings['differences']}
+    losses.pop(f'{findings["name"]}, raw', None)
+    return min(losses, key=losses.get, default='')
 
 
 def is_known(findings: dict[str, Any], figure: str) -> bool:

@@ -284,11 +284,20 @@ def test_the_verdict_is_said_also_when_the_model_loses(ours, theirs, verdict, wo
 def test_one_line_names_all_that_won_and_lost():
     data = make_data(spread=0.2)
     others = [Known(name=f'off {s}', forecasts=off_by(data, s)) for s in (0.01, 0.02, 0.2, 0.8)]
-    assert conclude(judge(data, *others)[0]) == [
-        f'horizon {h}, {n} rows (about {n} independent): by qlike, model beats off 0.8; '
-        'loses to off 0.01, off 0.02; can not be told apart from off 0.2.'
-        for h, n in zip(HORIZONS, (60, 58), strict=True)
-    ]
+    findings, _ = judge(data, *others)
+    for h, (line, horizon, n) in enumerate(zip(conclude(findings), HORIZONS, (60, 58), strict=True)):
+        assert line.startswith(
+            f'horizon {horizon}, {n} rows (about {n} independent): by qlike, model beats off 0.8; '
+            'loses to off 0.01, off 0.02; can not be told apart from off 0.2. '
+        )
+        d = findings['differences']['off 0.01'][h]
+        assert line.endswith(
+            f' The best baseline on these rows is off 0.01: its qlike minus that of the model is {d["mean"]:.3g} '
+            f'({d["low"]:.3g} to {d["high"]:.3g}), Diebold-Mariano p {d["p"]:.2g}.'
+        )
+    findings['differences'] = {'model, raw': findings['differences']['off 0.8']}  # no baseline
+    findings['scores']['model, raw'] = findings['scores']['off 0.8']
+    assert 'The best baseline' not in conclude(findings)[0]
 
 
 def test_other_data_than_those_of_the_training_are_said():
