@@ -136,15 +136,49 @@ def summarise(root: Path, asset: str) -> str:
         line = _token_line(last, i)
         lines.append(_row(line['forecaster'], line, None, len(horizons)))
     lines += [_row(name, None, s) for name, s in last['scores'].items() if name != last['name']]
+    lines += ['', *_beside_the_best(runs)]
     for stage, findings in runs.items():
-        sentences = findings.get('studies', {}).get('tokens', {}).get('sentences', [])
-        lines += ['', *(f'{stage}: {text}' for text in sentences)]
+        sentences = [s for study in findings.get('studies', {}).values() for s in study['sentences']]
+        lines += ['', f'[{stage}]({stage}/report.html): {" ".join(sentences)}'.strip()]
+    if (root / 'tokenizer' / 'tokenizer' / 'card.md').is_file():
+        lines += ['', '[The card of the tokenizer](tokenizer/tokenizer/card.md)']
     return '\n'.join(lines) + '\n'
 
 
+def _beside_the_best(runs: dict[str, dict]) -> list[str]:
+    """A table: each stage beside the best Markov chain of the next token, and the best baseline of each horizon."""
+    loss = runs['rl']['loss']
+    head = 'stage', 'of', 'beside', 'difference', 'low', 'high', 'p (Diebold-Mariano)', 'the stage is'
+    lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
+    for stage, findings in runs.items():
+        if chains := [d for table in _token_tables(findings) for d in table if 'against' in d]:
+            best = min(chains, key=lambda d: d['saved'])
+            lines.append(_difference(stage, 'bits a token', best['against'], best, best['saved'], best['the model is']))
+        for h, horizon in enumerate(findings['horizons']):
+            known = {n: d[h] for n, d in findings['differences'].items() if d[h]['mean'] is not None}
+            if known:
+                name = min(known, key=lambda n: known[n]['mean'])
+                d = known[name]
+                lines.append(_difference(stage, f'{loss} {horizon}', name, d, d['mean'], d['model']))
+    return [
+        'Of the other minus of the stage, so that above 0 the stage is better; who is best is picked here.',
+        '',
+        *lines,
+    ]
+
+
+def _difference(stage: str, of: str, name: str, d: dict, mean: float, verdict: str) -> str:
+    figures = ['' if v is None else f'{v:.4g}' for v in (mean, d['low'], d['high'], d.get('p'))]
+    return '| ' + ' | '.join((stage, of, name, *figures, verdict)) + ' |'
+
+
+def _token_tables(findings: dict) -> list[list[dict]]:
+    return list(findings.get('studies', {}).get('tokens', {}).get('tables', {}).values())
+
+
 def _token_lines(findings: dict) -> list[dict]:
-    tables = findings.get('studies', {}).get('tokens', {}).get('tables', {})
-    return next(iter(tables.values()), [])
+    """A line each of the model and the Markov chains."""
+    return next(iter(_token_tables(findings)), [])
 
 
 def _token_line(findings: dict, place: int) -> dict | None:
