@@ -41,9 +41,8 @@ class Train:
     """The length and rhythm of a run, counted in updates."""
 
     steps: int = 1000
-    micro_batches: int = (
-        1  # slices of a batch that one device runs one after the other (lax.scan); D devices: 1/D of it
-    )
+    # Slices of a batch that one device runs one after the other (lax.scan); D devices need a D-th of them.
+    micro_batches: int = 1
     log_every: int = 10
     eval_every: int = 100  # also the earliest a checkpoint can become the best
     save_every: int = 100
@@ -79,8 +78,8 @@ class Evaluate:
     studies: tuple[Any, ...] = ()  # dataclasses of fjq.studies: further tables and charts
     levels: tuple[float, ...] = LEVELS
     loss: str = 'qlike'  # the loss whose difference is tested
-    overlap: int = 1  # rows that one target spans; 0 = counted for each horizon from the ends of the labels
-    block: int = 2  # rows in a bootstrap block: about twice the overlap; 0 = twice the overlap of each horizon
+    overlap: int = 1  # moments (rows of one time) that one target spans; 0 = counted for each horizon from the ends of the labels
+    block: int = 2  # moments in a bootstrap block: about twice the overlap; 0 = twice the overlap of each horizon
     draws: int = 2000  # bootstrap draws
 
 
