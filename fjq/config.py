@@ -78,7 +78,7 @@ class Evaluate:
     studies: tuple[Any, ...] = ()  # dataclasses of fjq.studies: further tables and charts
     levels: tuple[float, ...] = LEVELS
     loss: str = 'qlike'  # the loss whose difference is tested
-    overlap: int = 1  # moments (rows of one time) that one target spans; 0 = counted for each horizon from the ends of the labels
+    overlap: int = 1  # moments (rows of one time) that one target spans; 0 = counted for each horizon from its labels
     block: int = 2  # moments in a bootstrap block: about twice the overlap; 0 = twice the overlap of each horizon
     draws: int = 2000  # bootstrap draws
 
