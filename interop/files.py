@@ -79,7 +79,7 @@ def read_npz(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, np.nd
                         )
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as e:
         raise InputError(f'the file cannot be read ({_line(e)})', file=path) from e
 
 
@@ -121,7 +121,7 @@ def _check_container(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as e:
+    except (RuntimeError, zipfile.BadZipFile, OSError) as e:  # RuntimeError: encrypted, or of a later version
         raise InputError(
             f'it is no PyTorch zip file ({_line(e)})', file=path, remedy='save it again with a current torch'
         ) from e

@@ -352,7 +352,8 @@ def test_forecast(tiny):
     size = table.num_rows // len(rows['id'])
     kept = table.take((newest[:, None] * size + np.arange(size)).reshape(-1))
     assert latest.select(('id', 'time', 'horizon', 'split')).equals(kept.select(('id', 'time', 'horizon', 'split')))
-    np.testing.assert_allclose(latest['mean'], kept['mean'], rtol=1e-6)
+    means = (np.asarray(t['mean']) for t in (latest, kept))  # of batches with other companions: last bits differ
+    np.testing.assert_allclose(*means, atol=1e-5 * np.abs(np.asarray(kept['mean'])).max())
     late = table.filter(splits == 'test')
     quantiles = np.stack([late[n].to_numpy() for n in late.column_names if n[0] == 'q' and n[1:].isdigit()])
     assert np.isfinite(quantiles).all() and (np.diff(quantiles, axis=0) >= 0).all() and np.ptp(quantiles) > 0

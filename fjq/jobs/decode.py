@@ -26,7 +26,7 @@ def run(config: Experiment, workdir: Path) -> None:
         with np.load(file) as tokens:
             ids, asset, date = tokens['ids'], tokens['asset_id'], tokens['date']
             made_by = str(tokens['tokenizer_hash'])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as e:
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as e:
         raise InputError(f'it can not be read ({e})', file=file, remedy='run --job=tokenize first') from e
     tokenizer, candles = open_tokenizer(config, workdir)
     if made_by != tokenizer.hash:
