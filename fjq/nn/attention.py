@@ -121,8 +121,8 @@ def _by_heads(
         mask = seen if mask is None else mask & seen
     if mask is not None:  # added, since XLA computes a sum with the product, and a choice in a pass of its own
         s_BxNxTxS = s_BxNxTxS + jnp.where(mask, 0, jnp.finfo(wide).min / 2).astype(wide)
-    # The barriers keep XLA from one fused program, in which a CPU takes the exponential a sixth slower. The row of ones
-    # sums the weights in the same product, so nothing is normalised but the result.
+    # The barriers keep XLA from one fused program, in which a CPU takes the exponential a sixth slower. The column of
+    # ones beside the values sums the weights in the same product, so nothing is normalised but the result.
     s_BxNxTxS = jax.lax.optimization_barrier(s_BxNxTxS)
     most_BxNxTx1 = jax.lax.optimization_barrier(jax.lax.stop_gradient(s_BxNxTxS.max(-1, keepdims=True)))
     p = jnp.exp(s_BxNxTxS - most_BxNxTx1).astype(v.dtype).reshape(B * K, G * T, S)
