@@ -17,6 +17,7 @@ from fjq.studies import Chart, Study
 
 BIT = np.log(2)
 CHUNK = 4_000_000  # numbers of an intermediate array
+SAVED = ('saved', 'low', 'high', 'DM', 'p', 'p (NW)')  # p: see `fjq.compare.diebold_mariano`
 HELD_OUT = 0.2  # of the training tokens, where the chains can not be tuned on validation
 
 
@@ -27,7 +28,8 @@ class TokenScores:
     compared with; and the energy score (Gneiting and Raftery 2007) of the forecasters that have paths.
 
     A token is scored once: where rows overlap, by the row that it follows most closely. Intervals resample blocks of
-    moments, with all assets of a moment, as their returns move together. The task has to have
+    moments, with all assets of a moment, as their returns move together; for the same reason the Diebold-Mariano test
+    is of the means of the moments. The task has to have
     `log_probabilities(params, extra, batch) -> [B, L, V]`, of `batch['tokens'][:, 1:]`.
     """
 
@@ -96,10 +98,18 @@ class TokenScores:
             line |= {what: hit.mean()} | self._ends(f'{what} ', hit, time)
         return line | {'log likelihood a candle': (density - score.nats).mean()}
 
-    def _saved(self, difference: np.ndarray, time: np.ndarray) -> dict:
+    def _saved(self, difference: np.ndarray, time: np.ndarray, span: int = 1) -> dict:
+        """Of the other minus of the model [K], at moments [K]: the mean with its interval, and the Diebold-Mariano test
+        of the means of the moments, with either variance. span: moments that one of them looks ahead."""
         low, high = self._interval(difference, time)
+        sums, count = compare.sum_moments(difference, time)
+        mean, none = sums / count, np.zeros(len(count))
+        test, classical = (
+            compare.diebold_mariano(mean, none, horizon=span, variance=v) for v in ('cosine', 'newey-west')
+        )
         word = 'better' if low > 0 else 'worse' if high < 0 else 'not told apart'
-        return {'saved': difference.mean(), 'low': low, 'high': high, 'the model is': word}
+        figures = difference.mean(), low, high, test.statistic, test.p, classical.p
+        return dict(zip(SAVED, figures, strict=True)) | {'the model is': word}
 
     def _ends(self, prefix: str, values: np.ndarray, time: np.ndarray) -> dict:
         low, high = self._interval(values, time)
@@ -113,7 +123,7 @@ class TokenScores:
         whole, lines, ours = mask.all(1), [], None
         if not isinstance(judged[0].law, Samples) or not whole.any():
             return []
-        count = judged[0].law.values.shape[-1]
+        count, span = judged[0].law.values.shape[-1], compare.count_span(rows)[-1]
         for j in judged:
             paths = j.law if isinstance(j.law, Samples) else j.paths and j.paths(count=count)
             if paths:
@@ -121,9 +131,9 @@ class TokenScores:
                 line = {'forecaster': j.name, 'rows': int(whole.sum()), 'energy score': score.mean()}
                 if ours is None:
                     ours = score
-                    lines.append(line | dict.fromkeys(('saved', 'low', 'high'), np.nan) | {'the model is': ''})
+                    lines.append(line | dict.fromkeys(SAVED, np.nan) | {'the model is': ''})
                 else:
-                    lines.append(line | self._saved(score - ours, rows['time'][whole]))
+                    lines.append(line | self._saved(score - ours, rows['time'][whole], span))
         return lines
 
 
@@ -259,7 +269,8 @@ def first_batch(dataset, split: str) -> dict:
 
 
 def _verdict(ours: str, line: dict) -> str:
-    span = f'{line["saved"]:+.4f} bits a token, {line["low"]:+.4f} to {line["high"]:+.4f}'
+    span = f'{line["saved"]:+.4f} bits a token, {line["low"]:+.4f} to {line["high"]:+.4f}, '
+    span += f'Diebold-Mariano p {line["p"]:.2g}'
     word = {
         'better': f'{ours} is better ({span}).',
         'worse': f'{ours} is worse ({span}): it has not learned what counting knows.',

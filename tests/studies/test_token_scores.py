@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fjq import compare
+from fjq.compare import diebold_mariano
 from fjq.data.simulated_candles import SimulatedTokenData
 from fjq.data.windows import Split
 from fjq.errors import InputError
@@ -106,6 +108,14 @@ def test_tables_by_hand(data, law):
     uniform = pooled[1]
     np.testing.assert_allclose([uniform['bits'], uniform['accuracy'], uniform['top-5']], [3, 1 / 8, 5 / 8])
     np.testing.assert_allclose(saved[0]['saved'], 3 - line['bits'])
+    moments = {}
+    for (_, time), (one, _) in by_hand(data, law).items():
+        moments.setdefault(time, []).append(3 - one / np.log(2))
+    gain = np.array([np.mean(moments[t]) for t in sorted(moments)])
+    for variance, name in (('cosine', 'p'), ('newey-west', 'p (NW)')):
+        test = diebold_mariano(gain, np.zeros(len(gain)), horizon=1, variance=variance)
+        assert saved[0][name] == pytest.approx(test.p, rel=1e-4)
+    assert f'Diebold-Mariano p {min(saved, key=lambda d: d["saved"])["p"]:.2g}' in study.sentences[0]
     assert sum(x['tokens'] for x in by_asset) == len(nats) and len(by_asset) == 3
     np.testing.assert_allclose(
         np.average([x['known'] for x in by_asset], weights=[x['tokens'] for x in by_asset]), line['bits']
@@ -114,7 +124,12 @@ def test_tables_by_hand(data, law):
         d for a in data.assets for d in data.tokenizer.log_density(a.candles, a.id)[a.candles.time > rows['time'].min()]
     ]
     np.testing.assert_allclose(line['log likelihood a candle'], np.mean(density) - nats.mean(), rtol=1e-5)
+    whole = mask.all(1)
+    target, time = rows['target'][whole], rows['time'][whole]
     assert [x['forecaster'] for x in paths] == ['known', 'walk', 'drawn'] and paths[1]['the model is'] == 'better'
+    gain = compare.sum_moments(energy_score(2 * values[whole], target) - energy_score(values[whole], target), time)
+    test = diebold_mariano(gain[0] / gain[1], np.zeros(len(gain[0])), horizon=compare.count_span(rows)[-1])
+    assert paths[1]['DM'] == pytest.approx(test.statistic) and paths[2]['p'] == 1.0 and np.isnan(paths[0]['p'])
     assert paths[2]['saved'] == 0 and paths[2]['energy score'] == paths[0]['energy score']
     assert study.charts[0].lines['bigram'][-1] == pytest.approx(saved[2]['saved'] * len(nats))
 
