@@ -11,22 +11,20 @@ and parquet of any of these.
 """
 
 import dataclasses
-import re
 import zoneinfo
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
 from fjq.config import nearest
 from fjq.data import source
 from fjq.data.bars import FIELDS, Bars, check_order, check_values, find_length
-from fjq.data.candle_columns import read_times
 from fjq.data.contracts import Quotes, join_contracts, sort_contracts
+from fjq.data.headerless import read_headerless
 from fjq.data.sessions import find_zone, to_instants
+from fjq.data.stamps import read_times
 from fjq.errors import InputError
 from fjq.log import say
 
@@ -34,13 +32,9 @@ TIMES = ('ts_event', 'window_start', 'datetime', 'timestamps', 'timestamp', 'tim
 SYMBOLS = ('symbol', 'ticker')
 STAMPS = ('auto', 'start', 'end')
 CONTRACTS = 'instrument_id'
-NAMELESS = ('time', *FIELDS)
 FIXED_POINT = 1e-9  # unit of Databento's integer prices
 ABSENT = 2**63 - 1  # Databento's price that is none
-_COMPACT = r'^\d{8} \d{6}$'
 _INSTANT = r'^\d{9,}$|\d{2}:\d{2}.*(Z|UTC|[+-]\d{2}:?\d{2})$'
-_SLASHED = r'^(?P<first>\d{1,2})/(?P<second>\d{1,2})/(?P<year>\d{4})'
-_MONTH = 28  # days of the shortest
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -52,6 +46,7 @@ class BarFile:
     timezone: str = 'America/New_York'  # of the exchange: its midnight, its weekday, its hours
     stamp_zone: str = ''  # of stamps without an offset, where it is another; '' = `timezone`, of NinjaTrader's UTC
     stamps: str = 'auto'  # whether a stamp is the 'start' or 'end' of its bar; 'auto' = end for NinjaTrader, else start
+    date_order: str = 'auto'  # of dates such as 02/01/2024: 'month' or 'day' first; 'auto' = as the column shows
     contracts: str = CONTRACTS  # column of futures contract ids, where the file has it; '' = none
 
     def read(self) -> Bars:
@@ -63,19 +58,18 @@ class BarFile:
         if not self.path:
             raise InputError('no file is named', column='path', remedy='name a file of bars')
         path = Path(self.path)
-        head = _first_line(path)
-        if head[:1].isdigit():
-            return self._make(*_read_nameless(path, head), file=path)
+        if nameless := read_headerless(path):
+            return self._make(nameless.table, nameless.ninja, file=path)
         names = source.column_names(path)
         if twins := [n for n in names if names.count(n) > 1]:
             raise InputError('two columns have this name', file=path, column=twins[0], remedy='keep one')
-        return self._make(source.read_columns(path, names), '', file=path)
+        return self._make(source.read_columns(path, names), False, file=path)
 
     def from_table(self, table: pa.Table) -> Bars:
         """The bars of a table in memory with named columns."""
-        return self._make(table, '', file='the table')
+        return self._make(table, False, file='the table')
 
-    def _make(self, table: pa.Table, vendor: str, file: Path | str) -> Bars:
+    def _make(self, table: pa.Table, ninja: bool, file: Path | str) -> Bars:
         if self.stamps not in STAMPS:
             raise InputError(f'unknown choice {self.stamps!r}', column='stamps', remedy='choose ' + ', '.join(STAMPS))
         names = {name.lower().strip(): name for name in reversed(table.column_names)}
@@ -87,9 +81,9 @@ class BarFile:
         if not table.num_rows:
             raise InputError('it holds no bar', file=file, remedy='give a file with rows')
         exchange = find_zone(self.timezone)
-        zone = find_zone(self.stamp_zone or ('UTC' if vendor == 'ninja' else self.timezone), 'stamp_zone')
+        zone = find_zone(self.stamp_zone or ('UTC' if ninja else self.timezone), 'stamp_zone')
         column = _join_date(table, names) if time == names.get('time') and 'date' in names else table[time]
-        stamps = _instants(column, file, time, zone)
+        stamps = _instants(column, file, time, zone, self.date_order)
         values = {field: _numbers(table, names, field, file) for field in FIELDS}
         if time.lower() == 'ts_event' and all(pa.types.is_integer(table[names[f]].type) for f in FIELDS[:4]):
             values |= {f: np.where(values[f] < ABSENT, values[f] * FIXED_POINT, np.nan) for f in FIELDS[:4]}
@@ -112,7 +106,7 @@ class BarFile:
         if lost := len(moments) - len(joined.time):
             what = 'another contract traded, and not the one that counts'
             say(f'{Path(file).name}: {lost} stamps are left out: {what}')
-        at_end = self.stamps == 'end' or (self.stamps == 'auto' and vendor == 'ninja')
+        at_end = self.stamps == 'end' or (self.stamps == 'auto' and ninja)
         start = joined.time - (length if at_end else 0)
         columns = {field: joined.values[field] for field in FIELDS}
         return Bars(id=name, time=start, piece=joined.piece, length=length, **columns)
@@ -144,43 +138,6 @@ class BarFile:
         return table.take(kept), rows[kept], name
 
 
-class _Text(NamedTuple):
-    table: pa.Table
-    vendor: str
-
-
-def _first_line(path: Path) -> str:
-    """The first line of a text file; '' of any other, whose faults are told where it is read."""
-    if path.name.endswith('.parquet') or not path.is_file():
-        return ''
-    try:
-        with pa.input_stream(path) as stream:
-            return stream.read(2**12).decode('utf-8-sig', errors='replace').split('\n')[0].strip()
-    except (pa.ArrowException, OSError):
-        return ''
-
-
-def _read_nameless(path: Path, head: str) -> _Text:
-    delimiter = ';' if ';' in head else ','
-    count = head.count(delimiter) + 1
-    if count != len(NAMELESS):
-        raise InputError(
-            f'{count} columns and no header', file=path, remedy='name the columns in a first line, or give six'
-        )
-    try:
-        table = pacsv.read_csv(
-            path,
-            pacsv.ReadOptions(column_names=list(NAMELESS), use_threads=False),
-            pacsv.ParseOptions(delimiter=delimiter),
-            pacsv.ConvertOptions(column_types={'time': pa.string(), **dict.fromkeys(FIELDS, pa.float64())}),
-        )
-    except pa.ArrowException as e:
-        what = str(e).splitlines()[0].rstrip('.')
-        raise InputError(what, file=path, remedy='rows are time, open, high, low, close, volume') from e
-    ninja = delimiter == ';' and re.match(_COMPACT, head.split(';')[0])
-    return _Text(table, 'ninja' if ninja else '')
-
-
 def _numbers(table: pa.Table, names: dict[str, str], field: str, file) -> np.ndarray:
     """float64 [N], NaN where there is none."""
     if field not in names:
@@ -198,7 +155,7 @@ def _join_date(table: pa.Table, names: dict[str, str]) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(*parts, ' ')
 
 
-def _instants(column: pa.ChunkedArray, file, name: str, zone: zoneinfo.ZoneInfo) -> np.ndarray:
+def _instants(column: pa.ChunkedArray, file, name: str, zone: zoneinfo.ZoneInfo, order: str) -> np.ndarray:
     """ns since 1970 UTC [N]; stamps without an offset are of `zone`."""
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
@@ -206,14 +163,13 @@ def _instants(column: pa.ChunkedArray, file, name: str, zone: zoneinfo.ZoneInfo)
     kind = column.type
     if pa.types.is_time(kind):
         raise InputError('a time of the day has no day', file=file, column=name, remedy='add a column called date')
-    time = read_times(column, file, name).astype('datetime64[ns]').astype(np.int64)
+    time = read_times(column, file, name, order).astype('datetime64[ns]').astype(np.int64)
     if pa.types.is_temporal(kind):
         absolute = getattr(kind, 'tz', None) is not None
     else:
         text = column.cast(pa.int64()) if pa.types.is_floating(kind) else column
         text = pc.utf8_trim_whitespace(text.cast(pa.string()))
         absolute = _has_offsets(text, file, name)
-        _refuse_days_first(text, file, name)
     return time if absolute else to_instants(time, zone)
 
 
@@ -226,26 +182,6 @@ def _has_offsets(text: pa.ChunkedArray, file, name: str) -> bool:
         what = f'{text[row].as_py()!r} {has[0]}, and the rows before it {has[1]}'
         raise InputError(what, file=file, column=name, row=row, remedy='write all stamps with an offset, or none')
     return bool(given[0])
-
-
-def _refuse_days_first(text: pa.ChunkedArray, file, name: str) -> None:
-    """Raises InputError where dates such as 02/01/2024 leap over months, read month first, and do not, day first."""
-    parts = pc.extract_regex(text, _SLASHED)
-    if parts.null_count:
-        return
-    year, one, two = (pc.struct_field(parts, [n]).cast(pa.int64()).to_numpy() for n in ('year', 'first', 'second'))
-    if two.max() > 12:
-        return
-    month = lambda place: (
-        (12 * (year - 1970) + place - 1).astype('datetime64[M]').astype('datetime64[D]').astype(np.int64)
-    )
-    leap = lambda days: np.diff(np.unique(days)).max(initial=0)
-    as_read = month(one) + two
-    if leap(as_read) >= _MONTH > leap(month(two) + one):
-        row = int((np.abs(np.diff(as_read)) >= _MONTH).argmax()) + 1
-        what = f'{text[row].as_py()!r} is a month from the row before it: these dates have days before months'
-        iso = (month(two) + one - 1)[0].astype('datetime64[D]')
-        raise InputError(what, file=file, column=name, row=row, remedy=f'write the first one as {iso}')
 
 
 def _codes(table: pa.Table, contracts: str | None, file) -> np.ndarray:

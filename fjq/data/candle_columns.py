@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from fjq.data.headerless import read_headerless
+from fjq.data.stamps import FIRST_ROW, cast, read_times
 from fjq.errors import InputError
 
 PRICES = ('open', 'high', 'low', 'close')
@@ -26,18 +28,7 @@ NAMES = ('symbol', 'ticker', 'name')
 ADJUSTED = ('adj close', 'adjusted close', 'adjclose')
 SPLITS = ('split ratio', 'stock splits')
 _READ = (*PRICES, 'volume', *TIMES, *NAMES, *ADJUSTED, *SPLITS)
-NINJA = ('time', 'open', 'high', 'low', 'close', 'volume')
-_ISO = (
-    r'^(?P<stamp>\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)?)'
-    r' ?(?P<offset>Z|UTC|[+-]\d{2}:?\d{2})?$'
-)
-_COMPACT = r'^(\d{4})(\d{2})(\d{2})$'
-_COMPACT_TIME = r'^(\d{4})(\d{2})(\d{2})[ T]?(\d{2})(\d{2})(\d{2})$'
-_SLASHED = r'^(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<y>\d{4})(?P<rest>.*)$'
-_UNITS = ((1e11, 's'), (1e14, 'ms'), (1e17, 'us'), (np.inf, 'ns'))  # of an integer stamp, by its size
 _NUMBER = r'^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$'
-_YEARS = 1678, 2261  # of times in nanoseconds
-FIRST_ROW = 'row 0 is the first below the header'
 _NO_VALUE = ('', 'nan', 'na', 'n/a', 'null', 'none', '-')
 
 
@@ -53,21 +44,23 @@ class Columns(NamedTuple):
     empty: int = 0
 
 
-def read_columns(path: Path) -> list[Columns]:
-    """The assets of one file.
+def read_columns(path: Path, order: str = 'auto') -> list[Columns]:
+    """The assets of one file. order: of dates such as 02/01/2024, see `read_times`.
 
     Raises:
       InputError: no candles, a column that is absent, a date or number that is none.
     """
     try:
         if path.suffix == '.parquet':
-            return from_table(pq.read_table(path), path)
-        return _read_text(path)
+            return from_table(pq.read_table(path), path, order)
+        if nameless := read_headerless(path):
+            return from_table(nameless.table, path, order)
+        return _read_text(path, order)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as e:
         raise InputError(f'it can not be read ({e})', file=path, remedy='give a CSV or parquet file of candles') from e
 
 
-def from_table(table: pa.Table, file: Path | str = 'the table') -> list[Columns]:
+def from_table(table: pa.Table, file: Path | str = 'the table', order: str = 'auto') -> list[Columns]:
     """The assets of a table whose columns are named."""
     names = {_plain(n): n for n in reversed(table.column_names)}
     plain = [_plain(n) for n in table.column_names]
@@ -86,7 +79,7 @@ def from_table(table: pa.Table, file: Path | str = 'the table') -> list[Columns]
         )
     if not table.num_rows:
         raise InputError('it holds no candle', file=file, remedy='give a file with rows')
-    time = read_times(table[time_name], file, time_name)
+    time = read_times(table[time_name], file, time_name, order)
     wanted = {n: names[n] for n in (*PRICES, 'volume') if n in names}
     if adjusted := next((names[n] for n in ADJUSTED if n in names), None):
         wanted['adjusted'] = adjusted
@@ -107,7 +100,7 @@ def from_table(table: pa.Table, file: Path | str = 'the table') -> list[Columns]
     ]
 
 
-def _read_text(path: Path) -> list[Columns]:
+def _read_text(path: Path, order: str) -> list[Columns]:
     with pa.input_stream(path) as stream:  # unpacks .gz by name
         text = stream.read().decode('utf-8-sig')
     head = [line for line in text.split('\n', 4)[:3]]
@@ -115,21 +108,15 @@ def _read_text(path: Path) -> list[Columns]:
         raise InputError('the file is empty', file=path, remedy='give a file with rows')
     delimiter = max(',;\t', key=head[0].count)
     cells = [[c.strip().strip('"') for c in line.strip('\r').split(delimiter)] for line in head]
-    if cells[0][0][:1].isdigit():
-        if not 5 <= len(cells[0]) <= len(NINJA):
-            raise InputError(
-                f'{len(cells[0])} columns and no header', file=path, remedy='name the columns in a first line'
-            )
-        return from_table(_parse(text, delimiter, NINJA[: len(cells[0])]), path)
     if len(cells) < 3 or cells[1][0].lower() != 'ticker':
-        return from_table(_parse(text, delimiter, cells[0], skip=1), path)
+        return from_table(_parse(text, delimiter, cells[0], skip=1), path, order)
     skip = 3 if _plain(cells[2][0]) in TIMES else 2
     places = [f'{i}' for i in range(len(cells[0]))]
     table, out = _parse(text, delimiter, places, skip=skip), []
     for ticker in dict.fromkeys(c for c in cells[1][1:] if c):
         own = [i for i, t in enumerate(cells[1]) if t == ticker]
         part = pa.table([table['0'], *(table[str(i)] for i in own)], names=['Date', *(cells[0][i] for i in own)])
-        out += [_leave_empty_out(c)._replace(id=ticker) for c in from_table(part, path)]
+        out += [_leave_empty_out(c)._replace(id=ticker) for c in from_table(part, path, order)]
     return out
 
 
@@ -140,7 +127,7 @@ def _leave_empty_out(columns: Columns) -> Columns:
     return Columns(columns.id, columns.row[there], columns.time[there], values, int((~there).sum()))
 
 
-def _parse(text: str, delimiter: str, names, skip: int = 0) -> pa.Table:
+def _parse(text: str, delimiter: str, names, skip: int) -> pa.Table:
     names = [n or f'column {i}' for i, n in enumerate(names)]
     return pacsv.read_csv(
         io.BytesIO(text.encode()),
@@ -175,102 +162,4 @@ def _read_numbers(column: pa.ChunkedArray, file, name: str) -> np.ndarray:
                 remedy=f'write it as 12.5, or leave the cell empty; {FIRST_ROW}',
             )
         column = text
-    return _cast(column, pa.float64(), file, name).to_numpy().astype(np.float64)
-
-
-def _cast(column: pa.ChunkedArray, kind: pa.DataType, file, name: str) -> pa.ChunkedArray:
-    try:
-        return column.cast(kind)
-    except pa.ArrowException as e:
-        what = 'a time' if pa.types.is_temporal(kind) or pa.types.is_string(kind) else 'a number'
-        raise InputError(
-            f'its type is {column.type}, which is not {what}', file=file, column=name, remedy=f'store it as {what}'
-        ) from e
-
-
-def read_times(column: pa.ChunkedArray, file, name: str) -> np.ndarray:
-    """Stamps as datetime64[ns] [N]. Midnights with an offset are dates and keep theirs; other offsets become UTC.
-
-    Raises:
-      InputError: a cell that is no time.
-    """
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        return _to_times(column, column, file, name)
-    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-        column = _cast(column, pa.int64(), file, name)
-    elif pa.types.is_temporal(column.type):  # a time of day, a duration
-        raise InputError(f'its type is {column.type}, which is not a time', file=file, column=name, remedy='add dates')
-    text = pc.utf8_trim_whitespace(_cast(column, pa.string(), file, name))
-    first = next((v for v in text.to_pylist() if v), '')
-    if re.match(r'^\d{9,}$', first):
-        stamps = pc.if_else(pc.fill_null(pc.match_substring_regex(text, r'^\d{9,19}$'), False), text, None)
-        unit = next(u for size, u in _UNITS if abs(float(first)) < size)
-        return _to_times(stamps.cast(pa.int64()).cast(pa.timestamp(unit)), text, file, name)
-    if re.match(_COMPACT_TIME, first):
-        text = pc.replace_substring_regex(text, _COMPACT_TIME, r'\1-\2-\3 \4:\5:\6')
-    elif re.match(_COMPACT, first):
-        text = pc.replace_substring_regex(text, _COMPACT, r'\1-\2-\3')
-    elif re.match(_SLASHED, first):  # month first, as American vendors write
-        parts = pc.extract_regex(text, _SLASHED)
-        m, d, y, rest = (pc.struct_field(parts, [n]) for n in ('m', 'd', 'y', 'rest'))
-        date = pc.binary_join_element_wise(y, pc.utf8_lpad(m, 2, '0'), pc.utf8_lpad(d, 2, '0'), '-')
-        text = pc.binary_join_element_wise(date, rest, '')
-    parts = pc.extract_regex(text, _ISO)
-    stamp, offset = (pc.struct_field(parts, [n]) for n in ('stamp', 'offset'))
-    _refuse_years(pc.utf8_slice_codeunits(stamp, 0, 4).cast(pa.int64()), column, file, name)
-    wall = np.array([_moment(s) for s in stamp.to_pylist()], 'datetime64[ns]')
-    _refuse_nat(wall, column, file, name)
-    given = pc.fill_null(offset, '').to_numpy(zero_copy_only=False)
-    if not (given != '').any() or (wall.astype('datetime64[D]') == wall).all():
-        return wall
-    minutes = {o: _minutes(o) for o in set(given.tolist())}
-    return wall - np.array([minutes[o] for o in given.tolist()], 'timedelta64[m]')
-
-
-def _to_times(stamps: pa.ChunkedArray, cells, file, name: str) -> np.ndarray:
-    """Dates or timestamps of any unit as datetime64[ns] [N]; `cells` are for messages."""
-    _refuse_years(pc.year(stamps), cells, file, name)
-    zone = getattr(stamps.type, 'tz', None)
-    return _refuse_nat(stamps.cast(pa.timestamp('ns', zone)).to_numpy(), cells, file, name)
-
-
-def _refuse_years(year: pa.ChunkedArray, cells, file, name: str) -> None:
-    first, last = _YEARS
-    bad = pc.fill_null(pc.or_(pc.less(year, first), pc.greater(year, last)), False).to_numpy()
-    if bad.any():
-        row = int(bad.argmax())
-        raise InputError(
-            f'{str(cells[row].as_py())!r} lies outside of {first} to {last}',
-            file=file,
-            column=name,
-            row=row,
-            remedy=f'correct it; {FIRST_ROW}',
-        )
-
-
-def _moment(stamp: str | None) -> np.datetime64:
-    try:
-        return np.datetime64(stamp, 'ns') if stamp else np.datetime64('NaT', 'ns')
-    except ValueError:
-        return np.datetime64('NaT', 'ns')
-
-
-def _minutes(offset: str) -> int:
-    if offset in ('', 'Z', 'UTC'):
-        return 0
-    hours, minutes = int(offset[1:3]), int(offset[-2:])
-    return (60 * hours + minutes) * (-1 if offset[0] == '-' else 1)
-
-
-def _refuse_nat(time: np.ndarray, cells, file, name: str) -> np.ndarray:
-    bad = np.isnat(time)
-    if bad.any():
-        row = int(bad.argmax())
-        raise InputError(
-            f'{cells[row].as_py()!r} is no time',
-            file=file,
-            column=name,
-            row=row,
-            remedy=f'write it as 2022-12-31 16:00; {FIRST_ROW}',
-        )
-    return time.astype('datetime64[ns]')
+    return cast(column, pa.float64(), file, name).to_numpy().astype(np.float64)

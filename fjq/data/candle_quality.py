@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fjq.data.candle_columns import FIRST_ROW, PRICES
+from fjq.data.candle_columns import PRICES
+from fjq.data.stamps import FIRST_ROW
 from fjq.errors import InputError
 
 ACTIONS = ('refuse', 'repair', 'drop')

@@ -60,6 +60,7 @@ class CandleFiles(Quality):
     path: str = ''  # a file, or a folder of files (.csv, .csv.gz, .txt, .parquet)
     assets: tuple[str, ...] = ()  # ids to read; () = all
     adjusted: bool = False  # prices times adjusted close / close, so returns include dividends (and splits)
+    date_order: str = 'auto'  # of dates such as 02/01/2024: 'month' or 'day' first; 'auto' = as the column shows
     on_bad_file: str = 'stop'  # 'stop', or 'skip' a file with a fault, and say so
 
     def read(self, parallel: Parallel) -> list[Candles]:
@@ -89,7 +90,10 @@ class CandleFiles(Quality):
 
     def from_table(self, table: pa.Table) -> list[Candles]:
         """The assets of a table in memory with named columns; without a column of names there is one, `table`."""
-        parts = [self._make(columns, 'table', 'the table') for columns in candle_columns.from_table(table)]
+        parts = [
+            self._make(columns, 'table', 'the table')
+            for columns in candle_columns.from_table(table, order=self.date_order)
+        ]
         return self._collect([(candles, faults, Path('the table')) for candles, faults in parts])
 
     def _make(self, columns: Columns, name: str, file: Path | str) -> tuple[Candles, dict[str, int]]:
@@ -176,6 +180,8 @@ def digest(candles: list[Candles]) -> str:
 def _read(settings: CandleFiles, file: Path) -> list[tuple[Candles, dict[str, int]]] | InputError:
     name = _DOWNLOAD.sub('', file.name.removesuffix('.gz').rsplit('.', 1)[0])
     try:
-        return [settings._make(columns, name, file) for columns in candle_columns.read_columns(file)]
+        return [
+            settings._make(columns, name, file) for columns in candle_columns.read_columns(file, settings.date_order)
+        ]
     except InputError as e:
         return e

@@ -206,15 +206,22 @@ def test_days_before_months_are_not_taken_for_months(hours):
     time = bars.time.astype('datetime64[ns]')
     write = lambda form: [f'{t:{form}}' for t in time.astype('datetime64[s]').tolist()]
     read = lambda form: BarFile(timezone='UTC').from_table(pa.table({'time': write(form), **columns(bars)}))
-    np.testing.assert_array_equal(read('%m/%d/%Y %H:%M').time, bars.time)
-    with pytest.raises(InputError, match="column 'time', row 30: '02/02/2024.*days before months.* Write .*2024-02-01"):
-        read('%d/%m/%Y %H:%M')
+    for form in ('%m/%d/%Y %H:%M', '%d/%m/%Y %H:%M'):
+        np.testing.assert_array_equal(read(form).time, bars.time)
+    one_day = pa.table({'time': write('%d/%m/%Y %H:%M'), **columns(bars)}).slice(30, 30)
+    np.testing.assert_array_equal(BarFile(timezone='UTC').from_table(one_day).time, bars.time[30:60])
+    one_day = pa.table({'time': write('%d/%m/%Y %H:%M'), **columns(bars)}).slice(60, 30)
+    with pytest.raises(InputError, match="column 'time', row 0: '03/02/2024 .* Set data.date_order"):
+        BarFile(timezone='UTC').from_table(one_day)
+    np.testing.assert_array_equal(BarFile(timezone='UTC', date_order='day').from_table(one_day).time, bars.time[60:90])
 
 
 BAD_FILES = {
     'empty.csv': ('', 'the file is empty'),
-    'five.txt': ('2024-01-02 09:30:00,1,1,1,1\n', '5 columns and no header'),
-    'words.txt': ('2024-01-02 09:30:00,1,1,1,1,2\nx,y,1,1,1,1\n', 'y'),
+    'five.txt': ('2024-01-02 09:30:00,1,1,1,1\n', "column 'volume': no such column"),
+    'seven.txt': ('2024-01-02 09:30:00,1,1,1,1,1,1\n', '7 columns and no header'),
+    'hole.txt': ('2024-01-02 09:30:00,1,1,1,,2\n', "column 'close', row 0: a missing value"),
+    'words.txt': ('2024-01-02 09:30:00,1,1,1,1,2\n2024-01-02 09:31:00,y,1,1,1,1\n', "row 1: 'y' is no number"),
     'nan.csv': (
         'time,open,high,low,close,volume\n2024-01-02 09:30:00,1,1,1,,1\n',
         "column 'close', row 0: a missing value",

@@ -47,11 +47,11 @@ LAYOUTS = {
         *(f'{d},{c},{h},{lo},{o},{v}' for d, (o, h, lo, c, v) in zip(DATES, ROWS, strict=True)),
     ],
     'offsets across a clock change': plain([f'{d} 00:00:00-0{5 - i % 2}:00' for i, d in enumerate(DATES)]),
-    'month first': plain([f'{d[5:7]}/{d[8:]}/{d[:4]}' for d in DATES]),
     'newest first': [plain()[0], *plain()[:0:-1]],
     'three headers': yahoo_download(),
     'k-lines': plain([f'{d} 00:00:00' for d in DATES], header='timestamps,open,high,low,close,volume'),
     'no header': [f'{d.replace("-", "")} 000000;' + ';'.join(map(str, r)) for d, r in zip(DATES, ROWS, strict=True)],
+    'no header, commas': plain()[1:],
     'unix seconds': plain(
         [int(np.datetime64(d, 's').astype(int)) for d in DATES], header='time,open,high,low,close,volume'
     ),
@@ -83,6 +83,23 @@ def test_other_files(tmp_path):
         np.testing.assert_array_equal(c.ohlc(), text.ohlc())
     (table,) = CandleFiles().from_table(table)
     np.testing.assert_array_equal(table.time, text.time)
+
+
+def test_no_header_and_no_volume(tmp_path):
+    (candles,) = read(write(tmp_path / 'A.csv', [line.rpartition(',')[0] for line in plain()[1:]]))
+    np.testing.assert_array_equal(candles.ohlc(), np.array(ROWS)[:, :4])
+    assert np.isnan(candles.volume).all()
+
+
+def test_the_order_of_day_and_month_is_a_field_where_nothing_shows_it(tmp_path):
+    path = write(tmp_path / 'A.csv', plain([f'{d[5:7]}/{d[8:]}/{d[:4]}' for d in DATES]))
+    with pytest.raises(InputError, match="column 'Date', row 0: '01/02/2024' has its month or its day first"):
+        read(path)
+    (days,), (months,) = (read(path, date_order=order, max_gap_days=99) for order in ('month', 'day'))
+    assert [str(t)[:10] for t in days.time] == list(DATES)
+    assert [str(t)[:10] for t in months.time] == ['2024-02-01', '2024-03-01', '2024-04-01', '2024-05-01']
+    with pytest.raises(InputError, match="column 'date_order': 'year' is unknown. Choose auto, month, day"):
+        read(path, date_order='year')
 
 
 def test_several_assets_in_one_download(tmp_path):
