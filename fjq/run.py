@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from fjq.checkpoint import write_atomic
-from fjq.config import Experiment, from_json, settle, to_json
+from fjq.config import Experiment, Train, from_json, settle, to_json
 from fjq.errors import InputError
 from fjq.keys import make_key
 from fjq.optim import make_optimizer
@@ -104,7 +104,7 @@ def changes_since_training(workdir: Path, fingerprint: dict[str, Any]) -> list[s
 def check_settings(config: Experiment, task: Task) -> None:
     """Raises InputError where the split, the training or the optimiser makes no sense: cheap to tell before the data
     are read, which may take hours."""
-    check_split(config)
+    _check_data_settings(config, task)
     t = config.train
     for name in ('steps', 'micro_batches', 'log_every', 'eval_every', 'save_every', 'max_bad_steps'):
         if getattr(t, name) < 1:
@@ -113,11 +113,28 @@ def check_settings(config: Experiment, task: Task) -> None:
         raise InputError(f'train.ema is {t.ema}', remedy='use 0 for none, or a decay such as 0.999')
     if t.mode not in ('min', 'max'):
         raise InputError(f'train.mode is {t.mode!r}', remedy="choose 'min' or 'max'")
+    if hasattr(task, 'figures'):
+        for field in ('metric', 'alarm'):
+            check_figure(t, field, 'validation', {'loss', *task.figures})
     make_optimizer(config.optim, t.steps, jax.eval_shape(task.init, make_key(config.seed, 'init'))[0])
 
 
-def check_split(config: Experiment) -> None:
-    """Raises InputError where the dates of the split can not be, whatever the data are."""
+def check_figure(settings: Train, field: str, who: str, known: set[str]) -> None:
+    """Raises InputError where a field of `Train` names none of the known figures of validation or training."""
+    name = getattr(settings, field)
+    if name and name not in known:
+        raise InputError(
+            f'train.{field} is {name!r}, which {who} does not give',
+            remedy='choose one of ' + ', '.join(sorted(known)),
+        )
+
+
+def _check_data_settings(config: Experiment, task: Task) -> None:
+    """Raises InputError where the settings of the data make no sense, whatever the data are, or do not fit the model."""
+    if hasattr(config.data, 'check'):
+        config.data.check()
+    if hasattr(task, 'check_settings'):
+        task.check_settings(config.data)
     split = getattr(config.data, 'split', None)
     if split is None:
         return
@@ -139,9 +156,10 @@ def open_data(config: Experiment, workdir: Path) -> Dataset:
     Raises:
       InputError: what is wrong with a file or a field, or data that the model can not read.
     """
-    check_split(config)
+    task = config.task.build()
+    _check_data_settings(config, task)
     dataset = config.data.open(cache_folder(config, workdir), config.parallel)
-    check_fit(config.task.build(), dataset, workdir)
+    check_fit(task, dataset, workdir)
     return dataset
 
 

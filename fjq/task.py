@@ -50,6 +50,8 @@ class Task(Protocol):
 
     A task may also define
       check(dataset): raises InputError where data do not fit the model (vocabulary, variables, horizons).
+      check_settings(data): the same of what the config's data say before they are read, which may take hours.
+      figures: names of the metrics that the loss gives without a key, where they are known before the data are read.
       begin(params, extra, dataset) -> (params, extra): what the data or loaded weights decide before update 1 (a frozen
         reference, normalisation, a bias from quantiles); once, on the host, of the same tree and shapes.
       bound_to: names of entries of `dataset.fingerprint()` that weights can not be used without (a tokenizer).
@@ -78,6 +80,7 @@ class Dataset(Protocol):
       tables() -> {name: array}: what is put on every device once;
       gather(tables, batch) -> batch: a pure function; `train` and `batches` then only say where to look.
     One that keeps files of its own may define verify(): raises InputError where they are not what was written.
+    `config.data` may define check(): raises InputError where its fields make no sense, whatever the data are.
     """
 
     def train(self, seed: int, shard: Shard):

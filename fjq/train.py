@@ -27,7 +27,7 @@ from fjq.keys import make_key
 from fjq.mesh import Vote, count_micro_batches, make_mesh, put_batch, shard_state, this_shard, wait_for_all
 from fjq.optim import make_optimizer, make_schedule
 from fjq.paths import flatten, path_of
-from fjq.run import Interrupted, cache_folder, catch_signals, check_fit, check_settings, lock, write_facts
+from fjq.run import Interrupted, cache_folder, catch_signals, check_figure, check_fit, check_settings, lock, write_facts
 from fjq.step import best_params, init_state, make_eval_step, make_train_step
 from fjq.task import Batch, Dataset, Shard, Task
 
@@ -154,12 +154,7 @@ class _Loop:
             ('alarm', 'validation', valid),
             ('budget', 'training', self._training_metrics(state)),
         ):
-            name = getattr(self.config.train, field)
-            if name and name not in known:
-                raise InputError(
-                    f'train.{field} is {name!r}, which {who} does not give',
-                    remedy='choose one of ' + ', '.join(sorted(known)),
-                )
+            check_figure(self.config.train, field, who, known)
 
     def _training_metrics(self, state: Any) -> set[str]:
         if not self.config.train.budget:

@@ -311,11 +311,14 @@ def test_a_date_twice(files, train):
         (['--config.data.frame=ten'], ["column 'frame'", "'ten' is no length", '10s']),
         (['--config.data.features=v3'], ["column 'features'", "unknown choice 'v3'", 'compat, v2']),
         (['--config.data.stream=forex'], ["column 'stream'", "unknown choice 'forex'", 'stocks, options, index']),
-        (['--config.data.stream=stocks'], ["column 'sip_timestamp'", 'no such column']),
+        (
+            ['--config.data.stream=stocks', '--config.task.stream=stocks'],
+            ["column 'sip_timestamp'", 'no such column'],
+        ),
         (['--config.data.on_bad_file=ignore'], ["column 'on_bad_file'", "'ignore'", 'stop, skip']),
         (['--config.data.zone=Mars/Phobos'], ["column 'zone'", "'Mars/Phobos'"]),
         (['--config.data.horizons=abc'], ["column 'data.horizons'", "'abc' is no int", '(1, 5)']),
-        (['--config.data.horizons=()'], ['horizons ()', 'at least one']),
+        (['--config.data.horizons=()'], ["column 'horizons'", '() are no horizons', 'at least one']),
         (['--config.data.horizon_days=lunar'], ["column 'days'", "'lunar'", 'calendar, trading']),
         (['--config.task.loss=hubre'], ["task.loss is 'hubre'", 'huber']),
         (['--config.train.metric=sharpe'], ["train.metric is 'sharpe'", 'loss, mae, qlike']),
@@ -330,6 +333,24 @@ def test_a_bad_setting_is_named(files, train, tmp_path, flags, words):
     assert_refused(train(*(f.format(files=files) for f in flags)), *words)
     assert not (tmp_path / 'run' / 'checkpoints').exists() or not list((tmp_path / 'run' / 'checkpoints').iterdir())
     assert not (tmp_path / 'run' / 'manifest.json').exists() and not (tmp_path / 'run' / 'metrics.jsonl').exists()
+
+
+@pytest.mark.parametrize(
+    ('flag', 'words'),
+    [
+        ('data.horizons=(3,)', ["column 'rv_3d_forward'", 'no such column']),
+        ('data.horizons=(1,2)', ["column 'task.horizons'", 'it is 1, not 2', 'task.horizons=2']),
+        ('train.metric=sharpe', ["train.metric is 'sharpe'", 'loss, mae, qlike']),
+        ('train.alarm=coverage', ["train.alarm is 'coverage'", 'loss, mae, qlike']),
+        ('task.stream=stocks', ["column 'task.stream'", 'data are of the stream index']),
+        ('task.num_tickers=9', ["column 'task.num_tickers'", 'it is 9, not 0']),
+    ],
+)
+@pytest.mark.parametrize('job', ['train', 'validate'])
+def test_a_mistake_in_the_settings_is_told_before_days_are_framed(train, tmp_path, monkeypatch, job, flag, words):
+    monkeypatch.setattr('fjq.data.tcn.build_bank', lambda *_: pytest.fail('days were framed'))
+    assert_refused(train(f'--config.{flag}', job=job), *words)
+    assert not left(tmp_path)
 
 
 @pytest.mark.parametrize('job', ['evaluate', 'forecast', 'export', 'embed', 'report'])

@@ -59,14 +59,14 @@ class MigtData(BarFile):
         Raises:
           InputError: what is wrong with the file or a field.
         """
-        names = self._check()
+        names = self.check()
         bars = self._prepare(self.read())
         say(f'{bars.id}: {len(bars):,} bars of {self.minutes} minutes')
         return BarWindows(self, bars, read_or_compute(cache, bars, names))
 
     def from_table(self, table: pa.Table) -> BarWindows:
         """Bars in memory as rows of the split 'all'."""
-        names, bars = self._check(), self._prepare(super().from_table(table))
+        names, bars = self.check(), self._prepare(super().from_table(table))
         return BarWindows(self, bars, compute_features(bars, names))
 
     def _prepare(self, bars: Bars) -> Bars:
@@ -84,7 +84,7 @@ class MigtData(BarFile):
         """Bars before the first of any window: those that features and volatility need."""
         return max(warm_up(find_features(self.features)), int(1 / (1 - self.decay)))
 
-    def _check(self) -> tuple[str, ...]:
+    def check(self) -> tuple[str, ...]:
         """Raises InputError where fields make no sense; gives the names of the features."""
         for field in ('window', 'min_bars', 'stride', 'batch_rows', 'folds'):
             if getattr(self, field) < 1:

@@ -76,7 +76,7 @@ class TcnData(TickFiles):
         Raises:
           InputError: what is wrong with a file or a field.
         """
-        self._check()
+        self.check()
         if self.tickers and self.fold < 0:
             check_list(self.tickers, last_whole_day(self.split.train_end))
         labels = None
@@ -107,7 +107,7 @@ class TcnData(TickFiles):
         Args:
           table: the columns of the config's daily files.
         """
-        tickers, framing = self._check(), self._framing()
+        tickers, framing = self.check(), self._framing()
         days = split_table(table, self.tick_files(), tickers)
         dropped = {reason: sum(report.dropped[reason] for _, report in days) for reason in REASONS}
         if any(dropped.values()):
@@ -125,9 +125,15 @@ class TcnData(TickFiles):
     def _framing(self) -> Framing:
         return Framing(self.features, self.frame, self.chunk_len, self.num_tickers > 0)
 
-    def _check(self) -> tuple[str, ...] | None:
+    def check(self) -> tuple[str, ...] | None:
         """Raises InputError where fields make no sense; gives the list of tickers."""
         check_files(self.tick_files())
+        if not self.horizons or len(set(self.horizons)) < len(self.horizons) or min(self.horizons) < 1:
+            raise InputError(
+                f'{self.horizons} are no horizons',
+                column='horizons',
+                remedy='give at least one count of days, each once',
+            )
         for field in ('chunk_buckets', 'frame_buckets'):
             buckets = getattr(self, field)
             if not buckets or min(buckets) < 1 or list(buckets) != sorted(set(buckets)):

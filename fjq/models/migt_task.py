@@ -34,6 +34,7 @@ class MigtTask:
         self.config = config
         self.pure = Pure(lambda rngs: Model(config, rngs=rngs))
         self.init = self.pure.init
+        self.figures = ('mae', 'width_80', 'coverage_80', *(f'coverage_80/{bars}' for bars in config.horizons))
 
     def loss(self, params, extra, batch: Batch, key) -> Loss:
         """The quantile CRPS (pinball losses weighted by trapezoids over the levels) in units of volatility; with

@@ -17,6 +17,7 @@ from fjq.bridge import Pure
 from fjq.checkpoint import Weights
 from fjq.config import Experiment
 from fjq.data.frames import CHANNELS, SCALARS
+from fjq.data.tcn import TcnData
 from fjq.errors import InputError
 from fjq.forecast import Point
 from fjq.metrics import huber, mae, mse, qlike
@@ -26,7 +27,7 @@ from fjq.nn.dense import Dense
 from fjq.nn.dropout import dropout
 from fjq.nn.norm import GroupNormOne, LayerNorm
 from fjq.optim import find_adam, make_schedule
-from fjq.task import Batch, Dataset, Loss
+from fjq.task import Batch, Loss
 
 LOSSES = ('huber', 'mse', 'l1', 'qlike')
 STREAMS = {'stocks': 'e_stk', 'options': 'e_opt', 'index': 'e_idx'}  # and what a consumer calls their vectors
@@ -217,6 +218,7 @@ class TcnTask:
     """`fjq.task.Task` of a stream. A batch is what `fjq.data.tcn` documents."""
 
     bound_to = ('features',)
+    figures = ('mae', 'qlike')
 
     def __init__(self, config: Tcn):
         self.config = config
@@ -224,18 +226,17 @@ class TcnTask:
         self.init = self.pure.init
         self.embedding = STREAMS[config.stream]
 
-    def check(self, dataset: Dataset) -> None:
+    def check_settings(self, data: TcnData) -> None:
         """Raises InputError where the data are of another stream, or of other widths or horizons than the model."""
-        facts = dataset.fingerprint()
-        if facts['stream'] != self.config.stream:
+        if data.stream != self.config.stream:
             raise InputError(
-                f'the data are of the stream {facts["stream"]} and the model of {self.config.stream}',
+                f'the data are of the stream {data.stream} and the model of {self.config.stream}',
                 column='task.stream',
                 remedy=f'use configs/tcn_{self.config.stream}.py with this model',
             )
         wanted = {
-            'horizons': (len(facts['horizons']), f'one output a horizon, data.horizons={facts["horizons"]}'),
-            'num_tickers': (facts['num_tickers'], f'the vectors of data.num_tickers={facts["num_tickers"]}'),
+            'horizons': (len(data.horizons), f'one output a horizon, data.horizons={list(data.horizons)}'),
+            'num_tickers': (data.num_tickers, f'the vectors of data.num_tickers={data.num_tickers}'),
             'in_features': (CHANNELS, 'the features of a tick'),
             'num_scalars': (SCALARS, 'the figures of a frame'),
         }

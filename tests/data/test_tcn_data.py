@@ -444,7 +444,7 @@ def test_folds_walk_forward_and_leave_the_gaps(tmp_path):
     assert len(usable) / 5 < min(map(len, tests)) + 20 and max(map(len, tests)) - min(map(len, tests)) <= 1
     for fields in ({'fold': 5}, {'folds': 0}):
         with pytest.raises(InputError, match='fold'):
-            config(tmp_path, **fields)._check()
+            config(tmp_path, **fields).check()
 
 
 def test_labels_that_lack_days_are_counted_by_part(tmp_path, capsys):

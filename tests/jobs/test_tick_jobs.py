@@ -106,7 +106,7 @@ def test_the_list_that_a_config_reads_is_the_one_that_the_job_writes(trades, tmp
         config.data.open(tmp_path / 'cache', INLINE)
     top_stocks_job.run(config, tmp_path / 'anywhere')
     dataset = config.data.open(tmp_path / 'cache', INLINE)
-    config.task.build().check(dataset)
+    config.task.build().check_settings(config.data)
     assert dataset.batches('all', Shard())[0]['tickers'].max() >= 0
     config.data.split.train_end = '2022-02-07'
     with pytest.raises(InputError, match='the list knows days up to 2022-02-08, the train split ends on 2022-02-07'):

@@ -119,6 +119,7 @@ def test_coverage_is_that_of_each_horizon_too():
     batch['target'][:, 1] = 1.0  # far out
     batch['target_mask'][0, 1] = False
     figures = {k: tuple(map(float, v)) for k, v in task.loss(params, extra, batch, None).metrics.items()}
+    assert set(figures) == set(task.figures)
     assert figures['coverage_80/4'] == (0, 5) and figures['coverage_80/1'][1] == 6
     assert figures['coverage_80'] == (figures['coverage_80/1'][0], 11) and figures['coverage_80'][0] > 0
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fjq.data.tcn import TcnData
 from fjq.errors import InputError
 from fjq.launch import load_config
 from fjq.metrics import qlike
@@ -221,7 +222,7 @@ def test_sizes_that_make_no_model_are_refused(fields):
 
 class Facts:
     def __init__(self, **changes):
-        self.facts = {'stream': 'index', 'horizons': [30], 'num_tickers': 0, 'features': 'compat'} | changes
+        self.facts = {'features': 'compat'} | changes
 
     def fingerprint(self):
         return self.facts
@@ -231,7 +232,7 @@ class Facts:
     ('task', 'data', 'message'),
     [
         ({'stream': 'stocks'}, {}, "column 'task.stream': the data are of the stream index and the model of stocks"),
-        ({}, {'horizons': [1, 5]}, "column 'task.horizons': it is 1, not 2: .*Set --config.task.horizons=2"),
+        ({}, {'horizons': (1, 5)}, "column 'task.horizons': it is 1, not 2: .*Set --config.task.horizons=2"),
         ({}, {'num_tickers': 100}, "column 'task.num_tickers': it is 0, not 100"),
         ({'num_tickers': 2}, {'num_tickers': 8}, "column 'task.num_tickers': it is 2, not 8"),
         ({'num_tickers': 100}, {}, "column 'task.num_tickers': it is 100, not 0"),
@@ -241,8 +242,14 @@ class Facts:
 )
 def test_data_of_other_widths_are_refused(task, data, message):
     with pytest.raises(InputError, match=message):
-        dataclasses.replace(TINY, **task).build().check(Facts(**data))
-    TINY.build().check(Facts())
+        dataclasses.replace(TINY, **task).build().check_settings(TcnData(split=None, **data))
+    TINY.build().check_settings(TcnData(split=None))
+
+
+def test_the_figures_of_a_validation_are_known_before_the_data():
+    task, batch = TINY.build(), make_batch()
+    loss = jax.eval_shape(lambda key: task.loss(*task.init(key), batch, None), jax.random.key(0))
+    assert set(loss.metrics) == set(task.figures)
 
 
 def test_weights_are_bound_to_the_kind_of_features(tmp_path):
