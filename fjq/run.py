@@ -130,7 +130,7 @@ def check_figure(settings: Train, field: str, who: str, known: set[str]) -> None
 
 
 def _check_data_settings(config: Experiment, task: Task) -> None:
-    """Raises InputError where the settings of the data make no sense or do not fit the model, whatever the files hold."""
+    """Raises InputError where settings of the data make no sense, or do not fit the model, whatever the files hold."""
     if hasattr(config.data, 'check'):
         config.data.check()
     if hasattr(task, 'check_settings'):
