@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fjq.data import conditions, frames, newyork, source, ticks
+from fjq.data import calendar, clock, conditions, frames, source, ticks
 from fjq.data.frames import Frames, frame_day
 from fjq.data.source import DayFile, list_days
 from fjq.data.ticks import REASONS, TickFiles, Ticks, check_files, read_day, read_tickers
@@ -294,7 +294,7 @@ def _bank_key(files: TickFiles, tickers: tuple[str, ...] | None, framing: Framin
     fields = dataclasses.asdict(files)
     settings = {f.name: fields[f.name] for f in dataclasses.fields(TickFiles)}
     settings |= {'root': str(Path(files.root).resolve()), 'tickers': tickers, 'on_bad_file': '', 'framing': framing}
-    modules = (source, conditions, newyork, ticks, frames)
+    modules = (source, conditions, clock, calendar, ticks, frames)
     code = [hashlib.sha256(Path(m.__file__).read_bytes()).hexdigest() for m in modules]
     return _digest([settings, code])
 

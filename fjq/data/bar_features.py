@@ -19,8 +19,8 @@ from scipy.signal import lfilter
 
 from fjq.config import nearest
 from fjq.data.bars import Bars
+from fjq.data.clock import MINUTE, after_break
 from fjq.data.ewma import ewma
-from fjq.data.sessions import MINUTE, after_break
 from fjq.errors import InputError
 
 TINY = 1e-10  # added to denominators, as the original does

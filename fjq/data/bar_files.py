@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 from fjq.config import nearest
 from fjq.data import source
 from fjq.data.bars import FIELDS, Bars, check_order, check_values, find_length
+from fjq.data.clock import find_zone, to_instants
 from fjq.data.contracts import Quotes, join_contracts, sort_contracts
 from fjq.data.headerless import read_headerless
-from fjq.data.sessions import find_zone, to_instants
 from fjq.data.stamps import read_times
 from fjq.errors import InputError
 from fjq.log import say

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fjq.data import bar_features, sessions
+from fjq.data import bar_features, clock
 from fjq.data.bar_features import compute_features
 from fjq.data.bars import Bars
 from fjq.log import say
@@ -16,7 +16,7 @@ from fjq.log import say
 
 def read_or_compute(cache: str | os.PathLike, bars: Bars, names: tuple[str, ...]) -> np.ndarray:
     """The features of the bars, float32 [N, V], from the cache where equal bars had them by the same formulas."""
-    code = ''.join(inspect.getsource(module) for module in (bar_features, sessions))
+    code = ''.join(inspect.getsource(module) for module in (bar_features, clock))
     key = hashlib.sha256('|'.join([bars.digest(), *names, code]).encode()).hexdigest()[:16]
     path = Path(cache) / f'bar_features-{key}.npy'
     if path.is_file():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from fjq.data.newyork import SECOND, to_utc
+from fjq.data.clock import SECOND, to_instants
 from fjq.data.source import column_names, read_columns
 from fjq.errors import InputError
 
@@ -127,9 +127,4 @@ def _instants(column: pa.ChunkedArray, path: Path, name: str, zone) -> np.ndarra
         return column.to_numpy()
     scale = SECOND // {'s': 1, 'ms': 10**3, 'us': 10**6, 'ns': 10**9}[column.type.unit]
     wall = column.cast(pa.int64()).to_numpy() * scale
-    if column.type.tz is not None:
-        return wall
-    days = wall.astype('datetime64[ns]').astype('datetime64[D]')
-    starts = np.flatnonzero(np.append(True, days[1:] != days[:-1]))
-    parts = zip(np.split(wall, starts[1:]), days[starts].tolist(), strict=True)
-    return np.concatenate([to_utc(part, day, zone) for part, day in parts])
+    return wall if column.type.tz is not None else to_instants(wall, zone)

@@ -23,8 +23,8 @@ import numpy as np
 from fjq.data.bar_features import find_features, opens_session
 from fjq.data.bar_scale import BarScale, bar_variance, fit_scale, log_variances, scale_by_root
 from fjq.data.bars import Bars
+from fjq.data.clock import DAY, find_zone, read_clock, to_wall
 from fjq.data.order import InOrder, Shuffled, take_share
-from fjq.data.sessions import DAY, find_zone, read_clock, to_wall
 from fjq.data.windows import Parts, split_at, walk_forward
 from fjq.errors import InputError
 from fjq.log import say

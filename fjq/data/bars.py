@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fjq.data.sessions import MINUTE, find_zone, in_hours, to_wall
+from fjq.data.clock import MINUTE, find_zone, in_hours, to_wall
 from fjq.errors import InputError
 from fjq.log import say
 

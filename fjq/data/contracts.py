@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fjq.data.bars import PRICES
-from fjq.data.sessions import DAY, to_wall
+from fjq.data.clock import DAY, to_wall
 from fjq.errors import InputError
 
 SILENT = 12  # stamps of others after the last bar of a contract that show that it is over, not between two trades

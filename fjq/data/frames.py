@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fjq.data.newyork import SECOND
+from fjq.data.clock import SECOND
 from fjq.data.ticks import Ticks, sort_ticks
 from fjq.errors import InputError
 

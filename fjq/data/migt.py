@@ -10,7 +10,7 @@ from fjq.data.bar_files import BarFile
 from fjq.data.bar_table import read_or_compute
 from fjq.data.bar_windows import BarWindows
 from fjq.data.bars import Bars, hold_to_hours, resample
-from fjq.data.sessions import find_zone
+from fjq.data.clock import find_zone
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.log import say

@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import json
 import os
-import zoneinfo
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +14,9 @@ import pyarrow.parquet as pq
 
 from fjq.data import estimators
 from fjq.data.bar_ticks import Prices, read_bars
-from fjq.data.newyork import SECOND, dates_of, day_bounds, session_bounds, to_instant
+from fjq.data.calendar import session_bounds
+from fjq.data.clock import SECOND, dates_of, day_bounds, find_zone
 from fjq.data.source import DayFile, date_of, iter_columns, list_days
-from fjq.data.synthetic.calendar import close_minute
 from fjq.data.targets import HORIZONS, forward_rv
 from fjq.data.ticks import TickFiles, read_day
 from fjq.errors import InputError
@@ -111,6 +110,7 @@ def check_options(options: ComputeRv) -> None:
         if getattr(options, field) not in known:
             what = f'unknown choice {getattr(options, field)!r}'
             raise InputError(what, column=field, remedy='choose one of ' + ', '.join(known))
+    find_zone(options.zone, 'zone')
     if not options.root:
         raise InputError('no folder of trades or bars', column='root', remedy='name it')
     for field in ('interval', 'offset', 'days_per_year'):
@@ -132,7 +132,7 @@ def check_options(options: ComputeRv) -> None:
 
 def measure_day(prices: Prices, date: datetime.date, options: ComputeRv) -> Day:
     """The realised measure of one day's session. `prices` may reach beyond it."""
-    start, end = _bounds(date, options)
+    start, end = day_bounds(date) if options.session == 'all' else session_bounds(date)
     inside = slice(*np.searchsorted(prices.time, [start, end + 1]))
     time, price = prices.time[inside], prices.price[inside]
     if not len(time):
@@ -168,14 +168,6 @@ def write_table(table: pa.Table, path: str | os.PathLike) -> None:
     os.replace(part, path)
 
 
-def _bounds(date: datetime.date, options: ComputeRv) -> tuple[int, int]:
-    if options.session == 'all':
-        return day_bounds(date)
-    start, _ = session_bounds(date)
-    hour, minute = divmod(close_minute(date), 60)
-    return start, to_instant(date, datetime.time(hour, minute))
-
-
 def _list_files(options: ComputeRv) -> list[Path]:
     root = Path(options.root)
     if options.kind == 'ticks':
@@ -194,7 +186,7 @@ def _measure_file(options: ComputeRv, path: Path) -> list[Day]:
     try:
         if options.kind == 'bars':
             prices = read_bars(
-                path, ticker=options.ticker, stamp=options.bar_time, zone=zoneinfo.ZoneInfo(options.zone)
+                path, ticker=options.ticker, stamp=options.bar_time, zone=find_zone(options.zone, 'zone')
             )
             dates = dates_of(prices.time - 1)  # a close at midnight is of the day before
             bounds = np.flatnonzero(np.append(True, dates[1:] != dates[:-1]))

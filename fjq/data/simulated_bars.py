@@ -15,7 +15,6 @@ import dataclasses
 import datetime
 import functools
 import os
-import zoneinfo
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,15 +24,14 @@ import pyarrow.parquet as pq
 from scipy.special import ndtri
 
 from fjq.data.bar_windows import BarWindows
+from fjq.data.calendar import parse_date, sessions
+from fjq.data.clock import DAY, MINUTE, NEW_YORK, to_instants
 from fjq.data.migt import MigtData
-from fjq.data.sessions import DAY, MINUTE, to_instants
-from fjq.data.synthetic.calendar import is_session, parse_date
 from fjq.data.synthetic.draws import generator
 from fjq.errors import InputError
 from fjq.parallel import Parallel
 
-ZONE = 'America/New_York'
-WRITTEN = {'timezone': ZONE, 'stamp_zone': '', 'stamps': 'end', 'session': '', 'symbol': '', 'contracts': ''}
+WRITTEN = {'timezone': NEW_YORK.key, 'stamp_zone': '', 'stamps': 'end', 'session': '', 'symbol': '', 'contracts': ''}
 HOURS = 23  # of a session; it opens at 18:00 of the day before
 START = 18 * 60  # minute at which it opens
 ALPHA, BETA = 0.15, 0.8  # of the variance
@@ -135,7 +133,7 @@ def session_weights(minutes: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _simulate(start: str, count: int, minutes: int, volatility: float, seed: int) -> Simulation:
-    dates = _dates(start, count)
+    dates = sessions(parse_date(start, 'start'), count)
     weights, mean = session_weights(minutes), volatility**2
     bars = len(weights)
     days = np.array([d.toordinal() for d in dates])
@@ -164,19 +162,9 @@ def _to_bars(path: np.ndarray, closed: np.ndarray, variance: np.ndarray, volatil
     return Simulation(closed, price[:, 0], price.max(1), price.min(1), price[:, -1], volume, variance)
 
 
-def _dates(start: str, count: int) -> list[datetime.date]:
-    """The first `count` trading days."""
-    date, out = parse_date(start, 'start'), []
-    while len(out) < count:
-        if is_session(date):
-            out.append(date)
-        date += datetime.timedelta(days=1)
-    return out
-
-
 def _close_times(dates: list[datetime.date], minutes: int) -> np.ndarray:
     """When the bars of the sessions of these days close [N]: 18:00 of the evening before to 17:00, local time."""
     midnight = np.array(dates, 'datetime64[D]').astype(np.int64) * DAY
     offsets = (START - 1440 + minutes * np.arange(HOURS * 60 // minutes)) * MINUTE
-    starts = to_instants((midnight[:, None] + offsets).reshape(-1), zoneinfo.ZoneInfo(ZONE))
+    starts = to_instants((midnight[:, None] + offsets).reshape(-1), NEW_YORK)
     return starts + minutes * MINUTE

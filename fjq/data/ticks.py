@@ -10,7 +10,6 @@ wall clock of `TickFiles.zone`. A tick's day is its day in New York.
 import dataclasses
 import datetime
 import os
-import zoneinfo
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fjq.data.calendar import session_bounds
+from fjq.data.clock import SECOND, dates_of, day_bounds, find_zone, to_instants
 from fjq.data.conditions import DROPPED, has_condition
-from fjq.data.newyork import SECOND, dates_of, day_bounds, session_bounds, to_utc
 from fjq.data.source import Block, DayFile, cast_columns, column_names, iter_columns
 from fjq.errors import InputError
 
@@ -42,7 +42,7 @@ class TickFiles:
     tickers: str = ''  # file with one ticker a line: the only ones read; '' = all
     keep_corrections: tuple[int, ...] = (0,)  # values of the column correction that count
     drop_conditions: tuple[int, ...] = DROPPED  # a trade with one of them is left out
-    session: str = 'all'  # 'all', or 'regular' = 09:30 to 16:00 New York, both ends included
+    session: str = 'all'  # 'all', or 'regular' = 09:30 to 16:00 New York (13:00 on half days), both ends included
     on_bad_file: str = 'stop'  # 'stop', or 'skip' = count it and go on
 
 
@@ -91,11 +91,7 @@ def check_files(files: TickFiles) -> None:
         if getattr(files, field) not in known:
             what = f'unknown choice {getattr(files, field)!r}'
             raise InputError(what, column=field, remedy='choose one of ' + ', '.join(known))
-    try:
-        zoneinfo.ZoneInfo(files.zone)
-    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as e:
-        remedy = 'name one such as America/New_York'
-        raise InputError(f'unknown time zone {files.zone!r}', column='zone', remedy=remedy) from e
+    find_zone(files.zone, 'zone')
 
 
 def read_tickers(path: str | os.PathLike, stream: str = '') -> tuple[str, ...] | None:
@@ -151,8 +147,7 @@ def split_table(
     if stamp.null_count:
         row = int(np.argmax(stamp.is_null().to_numpy()))
         _refuse_cell('the cell is empty', 'the table', time_column(files), row)
-    time = _nanoseconds(stamp)
-    dates = time.astype('datetime64[ns]').astype('datetime64[D]') if _is_naive(stamp) else dates_of(time)
+    dates = dates_of(_instants(stamp, files))
     if dates.min() < FIRST_DAY:
         row = int(np.argmax(dates < FIRST_DAY))
         raise InputError(
@@ -298,10 +293,7 @@ def _is_price(table: pa.Table, files: TickFiles, path: str | os.PathLike) -> np.
 
 def _read_time(block: Block, date: datetime.date, files: TickFiles, path: str | os.PathLike) -> np.ndarray:
     """ns since 1970 UTC, verified to be of the day."""
-    stamp = block.table[time_column(files)]
-    time = _nanoseconds(stamp)
-    if _is_naive(stamp):
-        time = to_utc(time, date, zoneinfo.ZoneInfo(files.zone))
+    time = _instants(block.table[time_column(files)], files)
     start, end = day_bounds(date)
     if len(time) and not start <= time.min() <= time.max() < end:
         i = int(np.argmax((time < start) | (time >= end)))
@@ -319,15 +311,15 @@ def _refuse_cell(what: str, path: str | os.PathLike, column: str, row: int) -> N
     raise InputError(what, file=path, column=column, row=row, remedy='correct or remove the row')
 
 
-def _is_naive(stamp: pa.ChunkedArray) -> bool:
-    return pa.types.is_timestamp(stamp.type) and stamp.type.tz is None
-
-
-def _nanoseconds(stamp: pa.ChunkedArray) -> np.ndarray:
+def _instants(stamp: pa.ChunkedArray, files: TickFiles) -> np.ndarray:
+    """ns since 1970 UTC."""
     if not pa.types.is_timestamp(stamp.type):
         return stamp.to_numpy()
     scale = {'s': SECOND, 'ms': 1_000_000, 'us': 1_000, 'ns': 1}[stamp.type.unit]
-    return stamp.cast(pa.int64()).to_numpy() * scale
+    time = stamp.cast(pa.int64()).to_numpy() * scale
+    if stamp.type.tz is not None:
+        return time
+    return to_instants(time, find_zone(files.zone, 'zone'), in_order=False)  # files come in blocks of one ticker
 
 
 def _spellings(tickers: Sequence[str] | None, stream: str) -> Sequence[str] | None:

@@ -18,7 +18,7 @@ from fjq.data.bar_features import (
     opens_session,
     warm_up,
 )
-from fjq.data.sessions import MINUTE
+from fjq.data.clock import MINUTE
 from fjq.errors import InputError
 
 FIVE = 5 * MINUTE

@@ -8,7 +8,7 @@ import pytest
 from test_bars import make_bars
 
 from fjq.data.bar_files import BarFile
-from fjq.data.sessions import MINUTE
+from fjq.data.clock import MINUTE
 from fjq.errors import InputError
 
 START = np.datetime64('2024-03-08T14:30', 'ns').astype(np.int64)

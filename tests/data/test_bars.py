@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fjq.data.bars import Bars, check_order, check_values, find_length, hold_to_hours, resample
-from fjq.data.sessions import MINUTE
+from fjq.data.clock import MINUTE
 from fjq.errors import InputError
 
 

@@ -6,7 +6,7 @@ import pytest
 from test_bars import make_bars
 
 from fjq.data.bar_files import BarFile
-from fjq.data.sessions import DAY, MINUTE
+from fjq.data.clock import DAY, MINUTE
 from fjq.errors import InputError
 
 BASE = np.datetime64('2024-03-04', 'ns').astype(np.int64)  # a Monday

@@ -221,6 +221,7 @@ def test_the_tick_sum_comes_with_a_warning(market, capsys):
         ({'kind': 'candles'}, "column 'kind'"),
         ({'measure': 'best'}, 'variance, bipower, two_scale, tick_sum'),
         ({'session': 'night'}, "column 'session'"),
+        ({'zone': 'New York'}, "column 'zone': no time zone"),
         ({'offset': 70}, "column 'offset'"),
         ({'interval': 0}, "column 'interval'"),
         ({'days_per_year': 0}, "column 'days_per_year'"),
@@ -264,6 +265,15 @@ def test_the_last_close_of_a_whole_day_is_at_midnight(tmp_path):
     daily_rv = compute_rv(options, INLINE)['daily_rv'].to_numpy()
     expected = [np.log(1.01) ** 2 + np.log(105 / 101) ** 2, np.log(106 / 105) ** 2]
     np.testing.assert_allclose(daily_rv**2 / 252, expected, rtol=1e-12)
+
+
+def test_bars_of_an_hour_that_comes_twice(tmp_path):
+    path = tmp_path / 'bars.csv'
+    path.write_text('time,open,close\n' + ''.join(f'2022-11-06 {c}:00,1,1\n' for c in ('01:00', '01:30') * 2))
+    time = read_bars(path, ticker='', stamp='start', zone=NEW_YORK).time
+    np.testing.assert_array_equal(
+        time[::2], _instant(datetime.date(2022, 11, 6), '01:00:00') + np.arange(4) * 1800 * SECOND + 1
+    )
 
 
 def test_ninjatrader_text_is_utc_at_the_end_of_the_bar(tmp_path):

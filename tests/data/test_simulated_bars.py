@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fjq.data.sessions import find_zone, to_wall
+from fjq.data.clock import find_zone, to_wall
 from fjq.data.simulated_bars import ALPHA, BETA, SimulatedMigtData, session_weights
 from fjq.data.windows import Split
 from fjq.errors import InputError

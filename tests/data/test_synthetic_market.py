@@ -1,14 +1,12 @@
-"""The simulated market's laws against brute force: calendar, variance, leverage, paths, ticks, and the signal."""
+"""The simulated market's laws against brute force: variance, leverage, paths, ticks, and the signal."""
 
 import datetime
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from fjq.data.synthetic import Market
 from fjq.data.synthetic.assets import stock_walk, stocks, walk
-from fjq.data.synthetic.calendar import close_minute, closed_weekdays, pre_open_ns, sessions
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.extremes import extremes
 from fjq.data.synthetic.minutes import Paths, asset_paths, simulate_day
@@ -27,33 +25,6 @@ from fjq.data.synthetic.volatility import (
 )
 
 START = datetime.date(2022, 2, 1)
-
-
-def test_sessions_are_those_of_the_real_files(data_dir):
-    real = pq.read_table(data_dir / 'tcn' / 'spy_daily_rv.parquet')['date'].to_pylist()
-    real = {row.date() for row in real}
-    ours = {day for day in sessions(START, 600) if day <= max(real)}
-    assert ours - real == {day for day in ours if (day.year, day.month) == (2023, 1)}  # the month the vendor lost
-    assert real <= ours
-
-
-def test_index_files_cover_sessions_and_holidays(data_dir):
-    real = {path.stem for path in (data_dir / 'tcn' / 'index_data' / '2022').glob('*.parquet')}
-    last = datetime.date(2022, 3, 31)
-    days = [day for day in sessions(START, 60) if day <= last] + closed_weekdays(START, last)
-    assert {str(day) for day in days} == real
-
-
-@pytest.mark.parametrize('text', ['2022-11-25', '2023-07-03', '2023-11-24', '2024-07-03', '2024-12-24', '2025-07-03'])
-def test_half_days(text):
-    day = datetime.date.fromisoformat(text)
-    assert close_minute(day) == 13 * 60
-    assert close_minute(day - datetime.timedelta(days=7)) == 16 * 60
-
-
-@pytest.mark.parametrize(('text', 'hour'), [('2022-03-11', 9), ('2022-03-14', 8), ('2022-11-04', 8), ('2022-11-07', 9)])
-def test_days_start_at_four_in_new_york(text, hour):
-    assert pre_open_ns(datetime.date.fromisoformat(text)) == np.datetime64(f'{text}T{hour:02d}', 'ns').astype(int)
 
 
 def test_streams_do_not_depend_on_each_other():

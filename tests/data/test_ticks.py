@@ -2,7 +2,6 @@
 
 import datetime
 import gzip
-import random
 import zoneinfo
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from fjq.data.newyork import dates_of, day_bounds, to_utc
+from fjq.data.clock import day_bounds
 from fjq.data.source import DayFile, list_days
 from fjq.data.ticks import TickFiles, check_files, read_day, read_tickers, split_table
 from fjq.errors import InputError
@@ -154,27 +153,6 @@ def test_the_time_column_can_be_named(tmp_path):
     assert "column 'timestamp': no such column" in refused(file, TickFiles())
 
 
-def test_new_york_days_by_an_independent_clock():
-    zone = zoneinfo.ZoneInfo('America/New_York')
-    pick = random.Random(3)
-    for date in (datetime.date(2022, 3, 13), datetime.date(2022, 11, 6), DATE):
-        walls = [
-            datetime.datetime.combine(date, datetime.time(pick.randrange(24), pick.randrange(60))) for _ in range(300)
-        ]
-        walls = [w for w in walls if not (date.month == 3 and w.hour == 2)]  # an hour that is not there
-        expected = [int(w.replace(tzinfo=zone).timestamp()) * SEC for w in walls]
-        wall = np.array(walls, 'datetime64[ns]').astype(np.int64)
-        assert to_utc(wall, date, zone).tolist() == expected
-        assert set(dates_of(np.array(expected)).tolist()) == {date}
-        start, end = day_bounds(date)
-        assert dates_of(np.array([end, start - 1, start])).tolist() == [
-            date + datetime.timedelta(days=1),
-            date - datetime.timedelta(days=1),
-            date,
-        ]
-    assert (day_bounds(datetime.date(2022, 3, 13))[1] - day_bounds(datetime.date(2022, 3, 13))[0]) / SEC == 23 * 3600
-
-
 BAD_CELLS = {
     'null price': ({'price': [1.0, 2.0, None, 4.0]}, "column 'price', row 2: the cell is empty"),
     'negative price': ({'price': [1.0, -2.0, 3.0, 4.0]}, "column 'price', row 1: -2.0 is negative"),
@@ -241,9 +219,24 @@ def test_list_of_tickers(tmp_path):
 
 @pytest.mark.parametrize('field', ['stream', 'session', 'on_bad_file', 'zone'])
 def test_unknown_choices_are_refused(field):
-    with pytest.raises(InputError, match=f'{field}.*unknown|unknown.*{field}'):
+    with pytest.raises(InputError, match=f"column '{field}': .*'Nowhere'"):
         check_files(TickFiles(**{field: 'Nowhere'}))
     check_files(TickFiles())
+
+
+def test_the_regular_session_of_a_half_day_ends_at_one(tmp_path):
+    wall = np.array(['2022-11-25T09:30', '2022-11-25T13:00', '2022-11-25T13:01'], 'datetime64[us]')
+    file = save(tmp_path, {'ticker': ['VIX'] * 3, 'timestamp': wall, 'price': [1.0, 2, 3]}, '2022-11-25.parquet')
+    ticks, report = read_day(file, TickFiles(session='regular'))
+    assert ticks.price.tolist() == [1.0, 2.0] and report.dropped['session'] == 1
+
+
+def test_an_hour_that_comes_twice_is_the_first_whatever_the_order_of_the_file(tmp_path):
+    wall = np.array(['2022-11-06T00:30', '2022-11-06T01:30', '2022-11-06T03:00'] * 2, 'datetime64[us]')
+    columns = {'ticker': ['B'] * 3 + ['A'] * 3, 'timestamp': wall, 'price': np.arange(1.0, 7)}
+    ticks, _ = read_day(save(tmp_path, columns, '2022-11-06.parquet'), TickFiles())
+    assert ticks.price.tolist() == [4.0, 1, 5, 2, 6, 3]
+    assert np.diff(ticks.time[::2]).tolist() == [3600 * SEC, 5400 * SEC + 3600 * SEC]
 
 
 @pytest.mark.parametrize('naive', [True, False])
@@ -256,6 +249,10 @@ def test_a_table_of_several_days_is_split_by_new_york_days(tmp_path, naive):
     assert days[0][0].time.tolist() == [utc[2], utc[0]] and days[1][0].time.tolist() == [utc[1]]
     assert [r.rows for _, r in days] == [2, 1]
     assert [len(t.time) for t, _ in split_table(table, TickFiles(), ('A',))] == [1, 1]
+    if naive:  # the evening of a Friday in New York is a Saturday in UTC
+        saturday = table.set_column(1, 'timestamp', pa.array(utc.astype('datetime64[ns]').astype('datetime64[us]')))
+        there = split_table(saturday, TickFiles(zone='UTC'))
+        assert [t.time.tolist() for t, _ in there] == [t.time.tolist() for t, _ in days]
     with pytest.raises(InputError, match="the table, column 'price', row 1: the cell is empty"):
         split_table(table.set_column(2, 'price', pa.array([1.0, None, 2.0])), TickFiles())
 

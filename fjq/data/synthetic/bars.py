@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fjq.data.calendar import PRE_OPEN, Date
 from fjq.data.synthetic.assets import Assets, Walk, walk
-from fjq.data.synthetic.calendar import PRE_OPEN, Date
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.extremes import extremes
 from fjq.data.synthetic.files import atomic, parquet

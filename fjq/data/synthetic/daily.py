@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fjq.data.calendar import Date, to_datetime64
 from fjq.data.synthetic import truth
 from fjq.data.synthetic.assets import stock_walk, stocks
-from fjq.data.synthetic.calendar import Date, to_datetime64
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.extremes import extremes
 from fjq.data.synthetic.files import atomic, parquet

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fjq.data.synthetic.calendar import Date
+from fjq.data.calendar import Date
 
 GZIP_LEVEL = 1
 # Columns whose values differ from row to row: a dictionary of them costs more than half the time of writing.

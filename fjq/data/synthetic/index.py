@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fjq.data.calendar import CLOSE, OPEN, Date
 from fjq.data.synthetic.assets import Walk, session_variance, stocks, walk
-from fjq.data.synthetic.calendar import CLOSE, OPEN, Date
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.files import parquet
 from fjq.data.synthetic.market import Market, Origin

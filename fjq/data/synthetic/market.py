@@ -3,7 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
-from fjq.data.synthetic.calendar import parse_date
+from fjq.data.calendar import parse_date
 from fjq.errors import InputError
 
 STREAMS = ('index', 'stocks', 'options', 'spy', 'rv', 'bars', 'daily', 'vix', 'table')

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fjq.data.calendar import CLOSE, OPEN, POST_MINUTES, PRE_OPEN, Date, close_minute
 from fjq.data.synthetic.assets import SECTORS, Assets, Walk, sectors
-from fjq.data.synthetic.calendar import CLOSE, OPEN, POST_MINUTES, PRE_OPEN, Date, close_minute
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.market import Origin
 from fjq.data.synthetic.volatility import GAP, PART_VARIANCE, POST, PRE, SESSION, SESSION_SHARE, factors, latent

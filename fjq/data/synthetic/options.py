@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from fjq.data.calendar import Date, is_session, pre_open_ns
+from fjq.data.clock import MINUTE
 from fjq.data.synthetic.assets import Assets, session_variance, stock_walk
-from fjq.data.synthetic.calendar import Date, is_session, pre_open_ns
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.files import lines, parquet, trade_paths
 from fjq.data.synthetic.market import Market, Origin
@@ -120,7 +121,7 @@ def day_table(market: Market, d: int, count: int) -> pa.Table:
     row = np.repeat(np.arange(len(n)), n)
     minute, share = _times(rng, day, n)
     price, size = _trade(rng, day, listed, paths, vol, row, minute, share)
-    sip = pre_open_ns(day.date) + minute * np.int64(60_000_000_000) + (share * 6e10).astype(np.int64)
+    sip = pre_open_ns(day.date) + minute * np.int64(MINUTE) + (share * 6e10).astype(np.int64)
     byte = rng.integers(0, 256, (2, len(row)), np.uint8)
     kind = np.repeat(np.arange(5, dtype=np.int32), [150, 60, 26, 12, 8])[byte[1]]
     late = np.flatnonzero((rng.random(len(row)) < LATE) & (np.diff(row, prepend=-1) == 0))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fjq.data.calendar import Date, closed_weekdays
 from fjq.data.synthetic import bars, daily, index, manifest, options, stocks, table, truth
-from fjq.data.synthetic.calendar import Date, closed_weekdays
 from fjq.data.synthetic.market import Market, check
 from fjq.data.synthetic.volatility import latent
 from fjq.errors import InputError

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fjq.data.calendar import Date, pre_open_ns
+from fjq.data.clock import MINUTE
 from fjq.data.synthetic.assets import Assets, stock_walk, stocks
-from fjq.data.synthetic.calendar import Date, pre_open_ns
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.files import as_text, lines, parquet, trade_paths
 from fjq.data.synthetic.market import Market
@@ -106,7 +107,7 @@ def _dress(rng: np.random.Generator, day: Day, assets: Assets, ticks: Ticks) -> 
     venue = VENUES[byte[2]]
     wait = rng.standard_exponential(n, np.float32)
     latency = np.where(venue == TRF, 2e6 + 8e6 * wait, 1.5e4 + 2e5 * wait).astype(np.int64)
-    sip = pre_open_ns(day.date) + ticks.minute * np.int64(60_000_000_000)
+    sip = pre_open_ns(day.date) + ticks.minute * np.int64(MINUTE)
     sip += (ticks.share * 6e10).astype(np.int64)
     code = ~inside + 2 * (size < 100) + 4 * (byte[3] < 70) + 8 * (byte[3] < 40)
     prints = dict(price=price, size=size, exchange=venue, sip_timestamp=sip, participant_timestamp=sip - latency)

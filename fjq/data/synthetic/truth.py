@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from fjq.data.synthetic.calendar import PRE_OPEN, to_datetime64
+from fjq.data.calendar import PRE_OPEN, to_datetime64
 from fjq.data.synthetic.files import parquet
 from fjq.data.synthetic.market import Market
 from fjq.data.synthetic.minutes import simulate_day

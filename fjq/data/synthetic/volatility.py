@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fjq.data.synthetic.calendar import Date, parse_date, sessions
+from fjq.data.calendar import Date, parse_date, sessions
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.market import Origin
 

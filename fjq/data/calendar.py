@@ -1,6 +1,7 @@
-"""The New York calendar by rule: sessions, holidays and half days.
+"""The exchange's calendar by rule: sessions, their open and close in New York, holidays and half days.
 
-The rules are those of the NYSE since 1998 (Juneteenth since 2022). Days of mourning and storms are unknown to it.
+The rules are those of the NYSE since 1998. What no rule foresaw is unknown to it: days of mourning, storms, and the
+early closes of 1999-12-31 and 2003-12-26.
 """
 
 import datetime
@@ -8,7 +9,7 @@ import functools
 
 import numpy as np
 
-from fjq.data.newyork import to_instant
+from fjq.data.clock import to_instant
 from fjq.errors import InputError
 
 PRE_OPEN = 4 * 60  # minute of the day at which pre-market trading starts
@@ -84,10 +85,20 @@ def is_session(date: Date) -> bool:
 
 
 def close_minute(date: Date) -> int:
-    """Minute of the day at which the session ends: 16:00, or 13:00 on the three half days of a year."""
+    """Minute of the day at which the session ends: 16:00, or 13:00 on half days, one to three a year."""
     early = {_weekday_of_month(date.year, 11, 3, 4) + datetime.timedelta(days=1)}
     early |= {d for d in (Date(date.year, 7, 3), Date(date.year, 12, 24)) if d.weekday() < 4}
+    if date.year < 2013 and Date(date.year, 7, 4).weekday() == 3:  # until then a bridge day was the half one
+        early = early - {Date(date.year, 7, 3)} | {Date(date.year, 7, 5)}
     return EARLY_CLOSE if date in early and is_session(date) else CLOSE
+
+
+def session_bounds(date: Date) -> tuple[int, int]:
+    """Open and close of the regular session in ns since 1970 UTC: 09:30 to 16:00 in New York, or to 13:00 on half days.
+
+    A day without a session has the hours of a full one.
+    """
+    return _at_minute(date, OPEN), _at_minute(date, close_minute(date))
 
 
 def sessions(start: Date, count: int) -> list[Date]:
@@ -107,10 +118,15 @@ def closed_weekdays(first: Date, last: Date) -> list[Date]:
 
 
 def pre_open_ns(date: Date) -> int:
-    """Minute 0 of a day, 04:00 in New York, in nanoseconds since the epoch."""
-    return to_instant(date, datetime.time(PRE_OPEN // 60))
+    """When pre-market trading starts, 04:00 in New York, in ns since 1970 UTC."""
+    return _at_minute(date, PRE_OPEN)
 
 
 def to_datetime64(dates: list[Date], unit: str = 'D') -> np.ndarray:
     """Dates as datetime64 of a unit."""
     return np.array(dates, 'datetime64[D]').astype(f'datetime64[{unit}]')
+
+
+def _at_minute(date: Date, minute: int) -> int:
+    """The instant of a minute of a day of New York."""
+    return to_instant(date, datetime.time(*divmod(minute, 60)))
