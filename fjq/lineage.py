@@ -21,11 +21,14 @@ def find_pages(workdir: Path) -> list[Link]:
     """
     workdir = Path(workdir).resolve()
     links = [
-        Link(f'{name}: {run.name}', _address(run / 'report.html' if (run / 'report.html').is_file() else run, workdir))
+        Link(
+            f'{name}: {run.name}',
+            find_address(run / 'report.html' if (run / 'report.html').is_file() else run, workdir),
+        )
         for run, name in find_line(workdir).items()
         if run != workdir
     ]
-    links += [Link('the card of the tokenizer', _address(card, workdir)) for card in _cards(workdir)[:1]]
+    links += [Link('the card of the tokenizer', find_address(card, workdir)) for card in find_cards(workdir)[:1]]
     if (workdir / 'generated').is_dir():
         links.append(Link('generated paths and their fan charts', 'generated'))
     return links
@@ -49,7 +52,8 @@ def _start(run: Path) -> Path | None:
     return next((p for p in places if (p / 'config.json').is_file()), None)
 
 
-def _cards(workdir: Path) -> list[Path]:
+def find_cards(workdir: Path) -> list[Path]:
+    """card.md of the tokenizer of a run, wherever it lies."""
     tokenizer = (_read(workdir).get('data') or {}).get('tokenizer') or {}
     folders = [workdir / 'tokenizer']
     folders += [Path(tokenizer['path'])] if 'path' in tokenizer else []
@@ -61,5 +65,6 @@ def _read(run: Path) -> dict[str, Any]:
     return json.loads((run / 'config.json').read_text())
 
 
-def _address(path: Path, workdir: Path) -> str:
+def find_address(path: Path, workdir: Path) -> str:
+    """Of a page as one in `workdir` links it."""
     return quote(Path(os.path.relpath(path, workdir)).as_posix())

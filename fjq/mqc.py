@@ -6,7 +6,8 @@
     mqc midtrain | stage2, sft | stage3, rl | stage4     the later stages, each from the one before
     mqc evaluate | eval | baseline                the test span beside Markov chains and other baselines
     mqc generate | gen                            paths of candles after an asset's last ones, or after seed tokens
-    mqc predict, report, decode, validate         forecasts of every row; the page of a run; tokens back to candles
+    mqc report                                    the page of a run, and one page of all stages, stages.html
+    mqc predict, decode, validate                 forecasts of every row; tokens back to candles; a look at the data
     mqc chat                                      type an asset and a horizon, get a table of prices
     mqc analyze | analysis                        use, entropy, patterns, transitions and outliers of tokens
     mqc examples, download, help
@@ -22,6 +23,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,10 @@ from typing import Any
 from fjq.config import Experiment, check_path, nearest
 from fjq.errors import InputError
 from fjq.mqc_flags import ALIASES, COMMANDS, SWITCHES, Flag
+from fjq.mqc_times import record_time
 
 STAGES = ('pretrain', 'midtrain', 'sft', 'rl')
-TOKENIZER_RUN = 'runs/microchat_tokenizer'
+TOKENIZER_RUN, DEFAULT_RUN = 'runs/microchat_tokenizer', 'runs/microchat_pretrain'
 JOBS = {'predict': 'forecast'}  # where the job has another name
 DOWNLOAD = (
     'nothing is downloaded: put one CSV an asset into a folder (Date, Open, High, Low, Close, Volume, as Yahoo Finance '
@@ -66,13 +69,19 @@ def _run(argv: list[str]) -> int:
         return quickstart(
             asked.get('csv', ''), asked.get('asset', ''), asked.get('out', ''), asked.get('rng_seed', '0')
         )
-    return launch(translate(name, asked, rest))
+    code = launch(translate(name, asked, rest))
+    if name == 'report' and code == 0:
+        from fjq.mqc_page import report_stages
+
+        report_stages(Path(_folder(asked.get('run', DEFAULT_RUN))))
+    return code
 
 
 def launch(commands: list[list[str]]) -> int:
-    """Prints and runs commands one after the other, up to the first that fails."""
+    """Prints and runs commands one after the other, up to the first that fails; their wall times are kept."""
     for words in commands:
         print('python -m fjq.launch ' + shlex.join(words), flush=True)
+        start = time.monotonic()
         if len(commands) > 1:
             code = subprocess.run([sys.executable, '-m', 'fjq.launch', *words]).returncode
         else:
@@ -80,6 +89,7 @@ def launch(commands: list[list[str]]) -> int:
 
             sys.argv = ['fjq.launch', *words]  # ml_collections looks for overrides here
             code = launch.main(sys.argv)
+        record_time(words, time.monotonic() - start)
         if code:
             return code
     return 0
@@ -127,7 +137,7 @@ def translate(name: str, asked: dict[str, str], rest: list[str]) -> list[list[st
         config = find_config(name, asked.get('preset', ''))
         run = _folder(asked.get('out', f'runs/microchat_{name}'))
         return [[f'--config={config}', f'--workdir={run}', *_fields(name, asked, config, rest, run), *rest]]
-    run = _folder(asked.get('run', asked.get('out', 'runs/microchat_pretrain')))
+    run = _folder(asked.get('run', asked.get('out', DEFAULT_RUN)))
     config = describe_run(run, 'pretrain', asked.get('preset', ''))
     own = {word.partition('=')[0] for word in rest}  # absl would join two lists of one field
     fields = [word for word in _fields(name, asked, config, rest, run) if word.partition('=')[0] not in own]

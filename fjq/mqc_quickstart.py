@@ -1,4 +1,4 @@
-"""The whole micro quant chat in one folder: a learned tokenizer, four stages, evaluation, paths, reports, one table."""
+"""The whole micro quant chat in one folder: a learned tokenizer, four stages, evaluation, paths, reports, one page."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,9 @@ from fjq.data.candles import CandleFiles, Candles
 from fjq.data.synthetic import scaled, simulate
 from fjq.errors import InputError
 from fjq.log import say
+from fjq.mqc_page import compare_stages, write_page
 from fjq.parallel import Parallel
+from fjq.report import to_markdown
 
 DAYS, ASSETS = 1500, 6  # of the simulated market
 TRAINED, VALIDATED = 0.7, 0.85  # shares of the time up to the ends of train and valid
@@ -48,11 +50,11 @@ def quickstart(csv: str, asset: str, out: str, seed: str) -> int:
     say(f'stages 2 to 4 are about {asset}; all stages are judged on it')
     code = mqc.launch(plan(root, folder, asset, split_times(candles), seed))
     if code == 0:
-        page = summarise(root, asset)
-        (root / 'stages.md').write_text(page)
-        say(page)
+        findings = {stage: json.loads((root / stage / 'evaluation.json').read_text()) for stage in mqc.STAGES}
+        say(to_markdown(list(compare_stages(findings))))
+        for page in write_page(root / mqc.STAGES[-1], root):
+            say(page)
         say(f'all assets together: mqc evaluate --run {root / "pretrain"}')
-        say(f'each stage has its report.html; paths and fan charts are in {root / "rl" / "generated"}')
     return code
 
 
@@ -113,80 +115,3 @@ def flags(fields: dict[str, Any]) -> list[str]:
         f'--config.{name}={value!r}' if isinstance(value, tuple) else f'--config.{name}={value}'
         for name, value in fields.items()
     ]
-
-
-def summarise(root: Path, asset: str) -> str:
-    """A table of the stages beside the Markov chains and baselines, all on the same tokens and rows."""
-    runs = {stage: json.loads((root / stage / 'evaluation.json').read_text()) for stage in mqc.STAGES}
-    lines = [f'# {asset}, test span', '']
-    horizons = runs['rl']['horizons']
-    head = [
-        '',
-        'bits a token',
-        'low',
-        'high',
-        *(f'CRPS {h}' for h in horizons),
-        *(f'80 % covers {h}' for h in horizons),
-    ]
-    lines += ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
-    for stage, findings in runs.items():
-        lines.append(_row(stage, _token_line(findings, 0), findings['scores'][findings['name']]))
-    last = runs['rl']
-    for i in range(1, len(_token_lines(last))):
-        line = _token_line(last, i)
-        lines.append(_row(line['forecaster'], line, None, len(horizons)))
-    lines += [_row(name, None, s) for name, s in last['scores'].items() if name != last['name']]
-    lines += ['', *_beside_the_best(runs)]
-    for stage, findings in runs.items():
-        sentences = [s for study in findings.get('studies', {}).values() for s in study['sentences']]
-        lines += ['', f'[{stage}]({stage}/report.html): {" ".join(sentences)}'.strip()]
-    if (root / 'tokenizer' / 'tokenizer' / 'card.md').is_file():
-        lines += ['', '[The card of the tokenizer](tokenizer/tokenizer/card.md)']
-    return '\n'.join(lines) + '\n'
-
-
-def _beside_the_best(runs: dict[str, dict]) -> list[str]:
-    """A table: each stage beside the best Markov chain of the next token, and the best baseline of each horizon."""
-    loss = runs['rl']['loss']
-    head = 'stage', 'of', 'beside', 'difference', 'low', 'high', 'p (Diebold-Mariano)', 'the stage is'
-    lines = ['| ' + ' | '.join(head) + ' |', '|' + ' --- |' * len(head)]
-    for stage, findings in runs.items():
-        if chains := [d for table in _token_tables(findings) for d in table if 'against' in d]:
-            best = min(chains, key=lambda d: d['saved'])
-            lines.append(_difference(stage, 'bits a token', best['against'], best, best['saved'], best['the model is']))
-        for h, horizon in enumerate(findings['horizons']):
-            known = {n: d[h] for n, d in findings['differences'].items() if d[h]['mean'] is not None}
-            if known:
-                name = min(known, key=lambda n: known[n]['mean'])
-                d = known[name]
-                lines.append(_difference(stage, f'{loss} {horizon}', name, d, d['mean'], d['model']))
-    return [
-        'Of the other minus of the stage, so that above 0 the stage is better; who is best is picked here.',
-        '',
-        *lines,
-    ]
-
-
-def _difference(stage: str, of: str, name: str, d: dict, mean: float, verdict: str) -> str:
-    figures = ['' if v is None else f'{v:.4g}' for v in (mean, d['low'], d['high'], d.get('p'))]
-    return '| ' + ' | '.join((stage, of, name, *figures, verdict)) + ' |'
-
-
-def _token_tables(findings: dict) -> list[list[dict]]:
-    return list(findings.get('studies', {}).get('tokens', {}).get('tables', {}).values())
-
-
-def _token_lines(findings: dict) -> list[dict]:
-    """A line each of the model and the Markov chains."""
-    return next(iter(_token_tables(findings)), [])
-
-
-def _token_line(findings: dict, place: int) -> dict | None:
-    lines = _token_lines(findings)
-    return lines[place] if place < len(lines) else None
-
-
-def _row(name: str, tokens: dict | None, scores: dict | None, horizons: int = 0) -> str:
-    bits = [tokens[k] for k in ('bits', 'low', 'high')] if tokens else [None] * 3
-    rest = [*scores['crps'], *scores['coverage_80']] if scores else [None] * 2 * horizons
-    return f'| {name} | ' + ' | '.join('' if v is None else f'{v:.4f}' for v in (*bits, *rest)) + ' |'

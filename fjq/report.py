@@ -62,13 +62,16 @@ def write_report(workdir: Path) -> tuple[Path, Path]:
     workdir = Path(workdir)
     if not (workdir / 'manifest.json').is_file():
         raise InputError('there is no run here (manifest.json is absent)', file=workdir, remedy='train first')
-    blocks = list(collect(workdir))
-    folder = workdir / 'report'
-    folder.mkdir(exist_ok=True)
-    markdown, page = workdir / 'report.md', workdir / 'report.html'
+    return write_blocks(list(collect(workdir)), workdir / 'report')
+
+
+def write_blocks(blocks: Sequence[Block], stem: Path) -> tuple[Path, Path]:
+    """Writes STEM.md (figures beside it in STEM/) and STEM.html (figures inside)."""
+    stem.mkdir(exist_ok=True)
+    markdown, page = stem.with_name(f'{stem.name}.md'), stem.with_name(f'{stem.name}.html')
     for i, figure in enumerate(b for b in blocks if isinstance(b, Figure)):
-        write_atomic(folder / f'{i}.png', figure.png)
-    write_atomic(markdown, to_markdown(blocks).encode())
+        write_atomic(stem / f'{i}.png', figure.png)
+    write_atomic(markdown, to_markdown(blocks, stem.name).encode())
     write_atomic(page, to_html(blocks).encode())
     return markdown, page
 
@@ -82,13 +85,14 @@ def collect(workdir: Path) -> Iterator[Block]:
     if failure.is_file():
         facts = json.loads(failure.read_text())
         yield Text(f'**The run ended at step {facts["step"]}: {facts["why"]}.** See failure.json.')
-    plots = _plots()
+    plots = find_plots()
     evaluation = workdir / 'evaluation.json'
     if evaluation.is_file():
         yield from _evaluation(_with_nan(json.loads(evaluation.read_text())), workdir, plots)
     else:
         yield Text('Not evaluated yet: run --job=evaluate.')
-    yield from _training(workdir, plots)
+    if training := list(describe_training(workdir, plots)):
+        yield from [Heading('Training'), *training]
     if links := find_pages(workdir):
         yield Heading('Pages beside this one')
         yield Links(links)
@@ -175,12 +179,12 @@ def _read_forecasts(findings: dict[str, Any], workdir: Path) -> dict[str, np.nda
     return columns | {n: columns[n].astype(str) for n in ('horizon', 'model')}
 
 
-def _training(workdir: Path, plots) -> Iterator[Block]:
+def describe_training(workdir: Path, plots) -> Iterator[Block]:
+    """What metrics.jsonl holds: speed, and curves where there is matplotlib. Nothing of a run without one."""
     path = workdir / 'metrics.jsonl'
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     if not lines:
         return
-    yield Heading('Training')
     steps = [line for line in lines if 'step_s' in line]
     if steps:
         yield Text(
@@ -192,7 +196,8 @@ def _training(workdir: Path, plots) -> Iterator[Block]:
         yield Figure('Training', plots.plot_training(lines))
 
 
-def to_markdown(blocks: Sequence[Block]) -> str:
+def to_markdown(blocks: Sequence[Block], folder: str = 'report') -> str:
+    """folder: of the figures."""
     out, level, figures = [], '#', 0
     for block in blocks:
         match block:
@@ -205,7 +210,7 @@ def to_markdown(blocks: Sequence[Block]) -> str:
                 lines = [head, ['---'] * len(head), *rows]
                 out.append('\n'.join('| ' + ' | '.join(c.replace('|', '\\|') for c in line) + ' |' for line in lines))
             case Figure(title, _):
-                out.append(f'![{title}](report/{figures}.png)')
+                out.append(f'![{title}]({folder}/{figures}.png)')
                 figures += 1
             case Links(links):
                 out.append('\n'.join(f'- [{link.text}]({link.address})' for link in links))
@@ -247,7 +252,7 @@ img {{ max-width: 100% }}
 """
 
 
-def _plots():
+def find_plots():
     """The plotting module, or None without matplotlib."""
     if importlib.util.find_spec('matplotlib') is None:
         return None

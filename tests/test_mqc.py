@@ -230,5 +230,5 @@ def test_launch_says_what_it_runs_and_stops_at_the_first_failure(monkeypatch, ca
         returncode = 2
 
     monkeypatch.setattr(mqc.subprocess, 'run', lambda words: ran.append(words) or Done)
-    assert mqc.launch([['--a'], ['--b']]) == 2
-    assert len(ran) == 1 and ran[0][-1] == '--a' and 'python -m fjq.launch --a' in capsys.readouterr().out
+    assert mqc.launch([['--a', '--workdir=none'], ['--b', '--workdir=none']]) == 2
+    assert len(ran) == 1 and ran[0][-2] == '--a' and 'python -m fjq.launch --a' in capsys.readouterr().out

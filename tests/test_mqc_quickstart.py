@@ -1,6 +1,4 @@
-"""The plan of a quickstart: one folder, each stage from the one before, one cut by time, and its table."""
-
-import json
+"""The plan of a quickstart: one folder, each stage from the one before, one cut by time, and its page."""
 
 import numpy as np
 import pytest
@@ -52,56 +50,8 @@ def test_an_unknown_asset_is_named():
         mqc_quickstart.pick_asset('BCT', ['BTC', 'ETH'])
 
 
-def test_the_table_holds_every_stage_chain_and_baseline(tmp_path):
-    scores = lambda x: {'crps': [x, 2 * x], 'coverage_80': [0.8, 0.7]}
-    lines = lambda bits: [
-        {'forecaster': n, 'bits': b, 'low': b - 1, 'high': b + 1} for n, b in (('m', bits), ('bigram', 5.0))
-    ]
-    saved = lambda name, mean: {
-        'against': name,
-        'saved': mean,
-        'low': -0.5,
-        'high': 2.5,
-        'the model is': 'not told apart',
-    }
-    gain = lambda mean: {'mean': mean, 'low': None, 'high': None, 'p': 0.03, 'model': 'worse'}
-    for i, stage in enumerate(mqc.STAGES):
-        (tmp_path / stage).mkdir()
-        findings = {
-            'loss': 'crps',
-            'differences': {'walk': [gain(-0.25), gain(None)], 'constant': [gain(-0.5), gain(0.125)]},
-            'name': 'm',
-            'horizons': ['1', '5'],
-            'scores': {'m': scores(0.1 * i), 'walk': scores(9.0)},
-            'studies': {
-                'tokens': {
-                    'tables': {'t': lines(i + 0.25), 'saves': [saved('uniform', 2.0), saved('bigram', i + 0.5)]},
-                    'sentences': [f'said {i}'],
-                },
-                'coverage': {'tables': {}, 'sentences': [f'covers {i}']},
-            },
-        }
-        (tmp_path / stage / 'evaluation.json').write_text(json.dumps(findings))
-    page = mqc_quickstart.summarise(tmp_path, 'A')
-    assert '| sft | 2.2500 | 1.2500 | 3.2500 | 0.2000 | 0.4000 | 0.8000 | 0.7000 |' in page
-    assert '| bigram | 5.0000 | 4.0000 | 6.0000 |  |  |  |  |' in page and '| walk |  |  |  | 9.0000' in page
-    assert all(f'[{stage}]({stage}/report.html): said {i} covers {i}' in page for i, stage in enumerate(mqc.STAGES))
-    assert '| pretrain | bits a token | bigram | 0.5 | -0.5 | 2.5 |  | not told apart |' in page
-    assert '| rl | bits a token | uniform | 2 | ' in page  # the best of this stage's own evaluation
-    assert '| sft | crps 1 | constant | -0.5 |  |  | 0.03 | worse |' in page
-    assert '| sft | crps 5 | constant | 0.125 |  |  | 0.03 | worse |' in page
-    assert 'card of the tokenizer' not in page
-    (tmp_path / 'tokenizer' / 'tokenizer').mkdir(parents=True)
-    (tmp_path / 'tokenizer' / 'tokenizer' / 'card.md').write_text('')
-    assert '[The card of the tokenizer](tokenizer/tokenizer/card.md)' in mqc_quickstart.summarise(tmp_path, 'A')
-    for stage in mqc.STAGES:
-        path = tmp_path / stage / 'evaluation.json'
-        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != 'studies'}))
-    assert '| rl |  |  |  | 0.3000' in mqc_quickstart.summarise(tmp_path, 'A')
-
-
 @pytest.mark.slow
-def test_a_quickstart_from_nothing_to_the_table_of_stages(tmp_path, monkeypatch):
+def test_a_quickstart_from_nothing_to_the_page_of_stages(tmp_path, monkeypatch):
     for name, steps in (('DAYS', 700), ('ASSETS', 2), ('STEPS', dict.fromkeys(mqc_quickstart.STEPS, 10))):
         monkeypatch.setattr(mqc_quickstart, name, steps)
     assert mqc.main(['quickstart', '--out', str(tmp_path)]) == 0
@@ -111,8 +61,14 @@ def test_a_quickstart_from_nothing_to_the_table_of_stages(tmp_path, monkeypatch)
         others = [other for other in mqc.STAGES if other != stage]
         assert all(f'microchat_{other}: {other}](../{other}' in page for other in others)
         assert '[the card of the tokenizer](../tokenizer/tokenizer/card.md)' in page
-    table = (tmp_path / 'stages.md').read_text().split('\n\n')[1].splitlines()[2:]
+    page = (tmp_path / 'stages.md').read_text()
+    assert 'Not on the same rows' not in page and 'files have changed' not in page
+    table = page.split('\n\n')[2].splitlines()[2:]
     assert [line.split(' | ')[0] for line in table[:4]] == [f'| {stage}' for stage in mqc.STAGES]
     assert all(len(line.split('|')) == len(table[0].split('|')) for line in table) and len(table) > 6
+    runs = ['tokenizer', *mqc.STAGES]
+    assert all(f'## Training: {run}\n' in page and f'| {run} | train | 0:' in page for run in runs)
+    assert '| rl | generate | 0:' in page and '## Paths of rl' in page and '## Data' in page
     assert any((tmp_path / 'rl' / 'generated').iterdir())
     assert mqc.main(['report', '--run', str(tmp_path / 'sft')]) == 0, 'by its own config.json'
+    assert (tmp_path / 'sft' / 'stages.html').stat().st_size > 10_000

@@ -156,7 +156,7 @@ def test_a_run_that_failed_says_so(run):
 
 
 def test_without_matplotlib_the_tables_remain(evaluated, monkeypatch):
-    monkeypatch.setattr(report, '_plots', lambda: None)
+    monkeypatch.setattr(report, 'find_plots', lambda: None)
     markdown, page = (p.read_text() for p in write_report(evaluated))
     assert '<img' not in page and '![' not in markdown and page.count('<table>') == 5
 

@@ -29,6 +29,7 @@ class Candles:
 
     time: datetime64[ns] [N]; a daily candle is stamped with its date. volume: NaN where the file has none.
     unit: times a price = the price of a share of today, which differs where splits were repaired.
+    faults: what was found in its file, and how often.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Candles:
     close: np.ndarray
     volume: np.ndarray
     unit: float = 1.0
+    faults: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.time)
@@ -46,6 +48,10 @@ class Candles:
     def ohlc(self) -> np.ndarray:
         """float64 [N, 4]."""
         return np.stack([self.open, self.high, self.low, self.close], -1)
+
+    def describe_faults(self) -> str:
+        """Such as '2 x gap, 1 x price'; '' where there were none."""
+        return ', '.join(f'{count} x {name}' for name, count in self.faults.items())
 
     def part(self, rows: slice | np.ndarray) -> 'Candles':
         """The candles of `rows`."""
@@ -73,14 +79,14 @@ class CandleFiles(Quality):
             raise InputError(f'{self.on_bad_file!r} is unknown', column='on_bad_file', remedy='choose stop or skip')
         files = list_files(self.path)
         parts = run(functools.partial(_read, self), files, parallel, what='candles, files')
-        good: list[tuple[Candles, dict[str, int], Path]] = []
+        good: list[tuple[Candles, Path]] = []
         for file, part in zip(files, parts, strict=True):
             if isinstance(part, InputError):
                 if self.on_bad_file == 'stop':
                     raise part
                 say(f'skipped: {part}')
             else:
-                good += [(candles, faults, file) for candles, faults in part]
+                good += [(candles, file) for candles in part]
         return self._collect(good)
 
     def as_kind(self, kind: type[T], **changes) -> T:
@@ -94,9 +100,9 @@ class CandleFiles(Quality):
             self._make(columns, 'table', 'the table')
             for columns in candle_columns.from_table(table, order=self.date_order)
         ]
-        return self._collect([(candles, faults, Path('the table')) for candles, faults in parts])
+        return self._collect([(candles, Path('the table')) for candles in parts])
 
-    def _make(self, columns: Columns, name: str, file: Path | str) -> tuple[Candles, dict[str, int]]:
+    def _make(self, columns: Columns, name: str, file: Path | str) -> Candles:
         values = dict(columns.values)
         adjusted = values.pop('adjusted', None)
         if self.adjusted:
@@ -110,23 +116,23 @@ class CandleFiles(Quality):
         volume = checked.values.get('volume', np.full(len(checked.time), np.nan))
         prices = [np.ascontiguousarray(checked.values[n]) for n in PRICES]
         absent = {'row without prices': columns.empty} if columns.empty else {}
-        return Candles(name, checked.time, *prices, volume, checked.unit), absent | checked.faults
+        return Candles(name, checked.time, *prices, volume, checked.unit, absent | checked.faults)
 
-    def _collect(self, parts: list[tuple[Candles, dict[str, int], Path]]) -> list[Candles]:
+    def _collect(self, parts: list[tuple[Candles, Path]]) -> list[Candles]:
         total: dict[str, int] = {}
         seen: dict[str, Path] = {}
-        for candles, faults, file in parts:
+        for candles, file in parts:
             if candles.id in seen:
                 raise InputError(f'{candles.id} is in {seen[candles.id].name} too', file=file, remedy='keep one file')
             seen[candles.id] = file
-            for name, count in faults.items():
+            for name, count in candles.faults.items():
                 total[name] = total.get(name, 0) + count
-            if faults:
-                say(f'{candles.id}: ' + ', '.join(f'{count} x {name}' for name, count in faults.items()))
+            if candles.faults:
+                say(f'{candles.id}: {candles.describe_faults()}')
         for name in self.assets:
             if name not in seen:
                 raise InputError(f'no candles of {name!r}', file=self.path or None, remedy=nearest(name, seen))
-        wanted = [c for c, _, _ in parts if not self.assets or c.id in self.assets]
+        wanted = [c for c, _ in parts if not self.assets or c.id in self.assets]
         if not wanted:
             raise InputError('no asset is left', file=self.path or None, remedy='give a file with valid candles')
         action = {'repair': 'repaired', 'drop': 'dropped'}.get(self.quality, 'left')
@@ -177,7 +183,7 @@ def digest(candles: list[Candles]) -> str:
     return sha.hexdigest()[:16]
 
 
-def _read(settings: CandleFiles, file: Path) -> list[tuple[Candles, dict[str, int]]] | InputError:
+def _read(settings: CandleFiles, file: Path) -> list[Candles] | InputError:
     name = _DOWNLOAD.sub('', file.name.removesuffix('.gz').rsplit('.', 1)[0])
     try:
         return [
