@@ -206,9 +206,13 @@ class Calibration:
         return dataclasses.replace(self, facts=self.method.hear(self.facts, law, rows))
 
     @property
-    def heard_until(self) -> str | None:
-        """When the last row was whose labels it follows; None where its method follows none."""
-        return self.facts.get('state', self.facts)['until'] if hasattr(self.method, 'hear') else None
+    def followed(self) -> list[str]:
+        """When the rows were whose labels it follows: the last one, and those whose labels may still have been to come
+        at it. [] where its method follows none."""
+        if not hasattr(self.method, 'hear'):
+            return []
+        state = self.facts.get('state', self.facts)
+        return [state['until'], *state.get('open', {}).get('time', ())]
 
     def write(self, folder: Path) -> None:
         """Writes calibration.json."""

@@ -68,11 +68,13 @@ def find_newest(rows: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def find_first(rows: dict[str, np.ndarray], newest: np.ndarray, calibration: Calibration | None) -> int:
-    """The first row that the newest ones need: a calibration that follows labels goes on from where it stands."""
-    if calibration is None or calibration.heard_until is None:
+    """The first row that the newest ones need: a calibration that follows labels goes on from the first that it waits
+    for."""
+    followed = [] if calibration is None else calibration.followed
+    if not followed:
         return int(newest.min())
-    until = np.asarray(calibration.heard_until).astype(rows['time'].dtype)
-    return int(min(newest.min(), np.searchsorted(rows['time'], until)))
+    since = np.asarray(followed).astype(rows['time'].dtype).min()
+    return int(min(newest.min(), np.searchsorted(rows['time'], since)))
 
 
 def calibrate(config: Experiment, trained: Trained, dataset: Dataset, law: Law, workdir: Path) -> Calibration | None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from scipy import stats
 
 from fjq.calibration import AdaptiveConformal, Calibration, SplitConformal
@@ -35,12 +36,13 @@ def test_it_is_fitted_once_and_kept(tmp_path, monkeypatch):
     assert forecast.calibrate(config, weights, None, law, tmp_path).method.levels == (0.25, 0.75) and len(asked) == 2
 
 
-def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys):
-    """The next table may begin where this one ended."""
+@pytest.mark.parametrize('hours', [1, 5])
+def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys, hours):
+    """The next table may begin where this one ended; of labels that span several rows, where they are still to come."""
     time = np.datetime64('2024-01-01', 'ns') + np.arange(600) * np.timedelta64(1, 'h')
     target = np.random.Generator(np.random.Philox(1)).standard_normal((600, 1))
     rows = {'id': np.full(600, 'X'), 'time': time, 'target': target, 'valid': np.ones((600, 1), bool)}
-    rows |= {'label_end': time[:, None] + np.timedelta64(1, 'h'), 'horizon': np.array([1])}
+    rows |= {'label_end': time[:, None] + np.timedelta64(hours, 'h'), 'horizon': np.array([hours])}
     law = Quantiles(LEVELS, np.tile(0.5 * stats.norm.ppf(LEVELS), (600, 1, 1)))
     parts = {'train': slice(0, 200), 'valid': slice(200, 400), 'test': slice(400, 600), 'all': slice(0, 600)}
 
@@ -60,7 +62,7 @@ def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(forecast, 'open_data', lambda config, workdir: Data())
     monkeypatch.setattr(forecast, 'changes_since_training', lambda workdir, fingerprint: [])
     monkeypatch.setattr(forecast.Trained, 'load', lambda workdir: Weights())
-    method = AdaptiveConformal(levels=LEVELS)
+    method = AdaptiveConformal(levels=LEVELS, rate=0.05)
     config = Experiment(name='m', task=None, data=None, evaluate=Evaluate(calibration=method, levels=LEVELS))
     forecast.run(config, tmp_path)
     kept = Calibration.read(tmp_path, 3)
@@ -84,6 +86,13 @@ def test_the_newest_row_of_each_id_is_found():
     rows = {'id': np.array(list('ABACBA')), 'time': np.arange(6).astype('datetime64[h]')}
     newest = forecast.find_newest(rows)
     assert newest.tolist() == [3, 4, 5] and forecast.find_first(rows, newest, None) == 3
-    heard = lambda until: Calibration(AdaptiveConformal(), {'until': '1970-01-01T00', 'state': {'until': until}}, 1)
+
+    def heard(until, *open_):
+        state = {'until': until, 'open': {'time': list(open_)}}
+        return Calibration(AdaptiveConformal(), {'until': '1970-01-01T00', 'state': state}, 1)
+
     assert forecast.find_first(rows, newest, heard('1970-01-01T02')) == 2
+    assert forecast.find_first(rows, newest, heard('1970-01-01T02', '1970-01-01T02', '1970-01-01T01')) == 1
     assert forecast.find_first(rows, newest, heard('1970-01-01T05')) == 3
+    assert forecast.find_first(rows, newest, Calibration(AdaptiveConformal(), {'until': '1970-01-01T02'}, 1)) == 2
+    assert forecast.find_first(rows, newest, Calibration(SplitConformal(), {}, 1)) == 3
