@@ -44,7 +44,7 @@ class Train:
     # Slices of a batch that one device runs one after the other (lax.scan); D devices need a D-th of them.
     micro_batches: int = 1
     log_every: int = 10
-    eval_every: int = 100  # also the earliest a checkpoint can become the best
+    eval_every: int = 100  # and at the start, before update 1: each checkpoint that is evaluated can be the best
     save_every: int = 100
     metric: str = 'loss'  # validation figure that picks the best checkpoint and stops early
     mode: str = 'min'  # 'min' or 'max' of the metric
@@ -84,6 +84,13 @@ class Evaluate:
 
 
 @dataclasses.dataclass(kw_only=True)
+class Forecast:
+    """What `--job=forecast` writes."""
+
+    only_latest: bool = False  # the newest row of each `id` alone, for who waits for it; else all others after it
+
+
+@dataclasses.dataclass(kw_only=True)
 class Experiment:
     """One runnable experiment: a model (`task`), its data, and how to train and judge it."""
 
@@ -94,6 +101,7 @@ class Experiment:
     train: Train = dataclasses.field(default_factory=Train)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
+    forecast: Forecast = dataclasses.field(default_factory=Forecast)
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
     job: str = 'train'
     seed: int = 0

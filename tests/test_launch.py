@@ -150,7 +150,7 @@ def test_help_names_every_job_and_config(tmp_path):
         assert help_.returncode == 0 and help_.stderr == ''
         for name in [*list_jobs(), *list_configs(ROOT / 'configs')]:
             assert f'  {name} ' in help_.stdout
-    assert best < 1.0
+    assert best < 1.0 and '--config.forecast.only_latest=true' in help_.stdout
     assert 'train' in list_jobs() and all(list_jobs().values())
 
 

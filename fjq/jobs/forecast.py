@@ -1,4 +1,7 @@
-"""writes forecasts with quantiles: the newest row to forecasts/latest.parquet, then all to forecasts/all.parquet."""
+"""writes the newest forecast to forecasts/latest.parquet, then all unless --config.forecast.only_latest=true is given.
+
+Each has its mean and quantiles; the table of all is forecasts/all.parquet.
+"""
 
 from pathlib import Path
 
@@ -21,6 +24,8 @@ SPLITS = ('train', 'valid', 'test')
 def run(config: Experiment, workdir: Path) -> None:
     """Forecasts with the best weights, calibrated by the valid split where the config says so or where a model without
     a law has no other intervals; the newest row of each `id` first, to forecasts/latest.parquet, for who trades on it.
+    With `only_latest` that is all: a calibration that follows labels hears anew, each time, those since the last table
+    of all rows.
 
     The column `split` says of what each row is a part: 'train', 'valid', 'test', or '' where it has no label or lies
     in a gap. What is calibrated by the valid split is no forecast of the rows before the test split: they have the
@@ -38,12 +43,14 @@ def run(config: Experiment, workdir: Path) -> None:
     kept = np.isin(np.arange(len(rows['time'])), newest - first)
     write_forecasts(table.filter(np.repeat(kept, table.num_rows // len(kept))), folder / 'latest.parquet')
     say(f'{folder / "latest.parquet"}: the newest row of {len(newest)} id(s), up to {format_time(rows["time"][-1])}')
+    if changed := changes_since_training(workdir, dataset.fingerprint()):
+        say(f'the data are not those of the training: {", ".join(changed)} differ')
+    if config.forecast.only_latest:
+        return
     table, raw, rows = forecast(config, trained, dataset)
     if trained.calibration is not None:
         trained.calibration.hear(raw, rows).write(workdir)
     write_forecasts(table, folder / 'all.parquet')
-    if changed := changes_since_training(workdir, dataset.fingerprint()):
-        say(f'the data are not those of the training: {", ".join(changed)} differ')
     period = f'{format_time(rows["time"][0])} to {format_time(rows["time"][-1])}'
     say(f'{folder / "all.parquet"}: {table.num_rows} forecasts, {period}')
 

@@ -37,7 +37,11 @@ def test_every_exit_gives_the_same_intervals_once_errors_are_known(launch_ticks,
         set(serve(run)[2]) == {'mean'} and json.loads((run / 'export' / 'predict.json').read_text())['quantiles'] == []
     )
 
+    launch_ticks('forecast', run, '--config.forecast.only_latest=true')
+    assert [p.name for p in (run / 'forecasts').iterdir()] == ['latest.parquet']
+    latest = pq.read_table(run / 'forecasts' / 'latest.parquet')
     launch_ticks('forecast', run)
+    assert pq.read_table(run / 'forecasts' / 'latest.parquet').equals(latest)
     table = pq.read_table(run / 'forecasts' / 'all.parquet')
     late = table['time'].to_numpy() > np.datetime64('2022-02-18')
     assert set(table['split'].to_numpy()[late]) == {'test'}

@@ -53,7 +53,10 @@ def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys, hours):
         def fingerprint(self):
             return {}
 
+    asked = []
+
     def part(split, first=0):
+        asked.append(len(Data().rows(split)['time']) - first)
         found = {k: v if k == 'horizon' else v[first:] for k, v in Data().rows(split).items()}
         return Quantiles(LEVELS, law.values[parts[split]][first:]), found
 
@@ -78,7 +81,15 @@ def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys, hours):
     monkeypatch.setattr(forecast.Trained, 'load', lambda workdir: weights)
     forecast.run(config, tmp_path)
     parts['all'], weights.calibration = slice(0, 600), Calibration.read(tmp_path, 3)
+    written = (tmp_path / 'calibration.json').read_text(), (tmp_path / 'forecasts' / 'all.parquet').read_bytes()
+    config.forecast.only_latest, asked[:] = True, []
     forecast.run(config, tmp_path)
+    assert asked[0] == 1 and max(asked) == 40 + hours  # rows: what it waits for and the new ones, not the whole
+    assert (tmp_path / 'calibration.json').read_text() == written[0]  # the next one goes on from the last whole table
+    assert (tmp_path / 'forecasts' / 'all.parquet').read_bytes() == written[1]
+    alone, config.forecast.only_latest = table('latest'), False
+    forecast.run(config, tmp_path)
+    assert table('latest').equals(alone)
     assert table('latest').equals(table('all').slice(599)) and 'has followed labels' not in capsys.readouterr().out
 
 
