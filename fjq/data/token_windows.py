@@ -11,6 +11,9 @@ Rows that forecast, with L + 1 = context + horizon: the same, and
   scale float32 [B], scale_decay float32 [B]: of the first future candle, and the decay of its square after that
   close float32 [B]: of the last candle of the context
 tokens[:, :context] is the prompt. A future that is not there, or is hidden, is token 0 that does not count.
+
+Where assets have marks, the first token of each segment of a row is the mark of its asset in place of its candle's: it
+is no target in that row, so no target is lost and every length stays what it is.
 """
 
 import dataclasses
@@ -25,11 +28,13 @@ from fjq.task import Batch, Shard
 
 
 class Runs(NamedTuple):
-    """Tokens of A assets, one after the other. token: int32 [T]; asset: number of each [A]; length: [A] above 0."""
+    """Tokens of A assets, one after the other. token: int32 [T]; asset: number of each [A]; length: [A] above 0; mark:
+    the id of each [A], None = no marks."""
 
     token: np.ndarray
     asset: np.ndarray
     length: np.ndarray
+    mark: np.ndarray | None = None
 
 
 class Layout(NamedTuple):
@@ -83,7 +88,11 @@ class PackedSource:
         place_in_run = position - (ends - length)[which]
         token = runs.token[first[layout.asset][which] + place_in_run]
         segment = np.where(there, runs.asset[layout.asset][which] + 1, 0)
-        counts = there[:, 1:] & (segment[:, 1:] == segment[:, :-1])
+        same = segment[:, 1:] == segment[:, :-1]
+        if runs.mark is not None:
+            start = np.concatenate([np.ones((len(same), 1), bool), ~same], 1)
+            token = np.where(start, runs.mark[layout.asset][which], token)
+        counts = there[:, 1:] & same
         mask = counts.any(1)
         return {
             'tokens': np.where(there, token, 0).astype(np.int32),
@@ -109,7 +118,8 @@ class Line(NamedTuple):
     """The candles of all assets, one asset after the other, as forecasts need them: M candles, V tokens.
 
     token: int32 [M]. close: float64 [M]. scale: float64 [M], of the candle AFTER each. left: int64 [M], how many
-    candles of the asset follow. returns: float64 [V], decoded log return of each token in units of scale.
+    candles of the asset follow. returns: float64 [V], decoded log return of each token in units of scale. mark: int32
+    [M], the id of the asset's mark, None = no marks.
     """
 
     token: np.ndarray
@@ -118,6 +128,7 @@ class Line(NamedTuple):
     left: np.ndarray
     returns: np.ndarray
     decay: float
+    mark: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +160,9 @@ class ForecastSource:
         there = np.concatenate([np.repeat(mask[:, None], C, 1), step_there], 1)
         place = at[:, None] + np.arange(1 - C, horizon + 1)
         place = np.where(there, place, at[:, None])
+        token = line.token[place]
+        if line.mark is not None:
+            token[:, 0] = line.mark[at]
         counts = there[:, 1:].copy()
         if self.scored == 'future':
             counts[:, : C - 1] = False
@@ -157,7 +171,7 @@ class ForecastSource:
         target_mask = step_there[:, ahead - 1]
         target = np.where(target_mask, log_close[:, ahead] - log_close[:, :1], 0)
         return {
-            'tokens': np.where(there, line.token[place], 0).astype(np.int32),
+            'tokens': np.where(there, token, 0).astype(np.int32),
             'segment': np.repeat(mask[:, None], C + horizon, 1).astype(np.int32),
             'counts': counts & (self.scored != 'none'),
             'mask': mask,

@@ -45,6 +45,9 @@ class TokenData(CandleFiles):
 
     split: Split
     tokenizer: Any = dataclasses.field(default_factory=Bins)  # a dataclass of fjq.tokenizers
+    # Assets with a token of their own in front of every row and prompt, in place of the oldest candle's; '' among them
+    # is the mark of whatever asset is not named. ('',) marks the start alone; () = no marks.
+    marks: tuple[str, ...] = ()
     layout: str = 'packed'  # training batches: 'packed' windows, or rows that 'forecast'
     length: int = 256  # targets of a packed row
     context: int = 128  # candles of a prompt
@@ -70,7 +73,8 @@ class TokenData(CandleFiles):
         chosen = self._choose([c.id for c in candles])
         tokenizer, train = self._open_tokenizer(candles)
         encoded = encode_cached(Path(cache), tokenizer, candles)
-        every = [Tokens(c, *e, t) for c, e, t in zip(candles, encoded, train, strict=True)]
+        V = tokenizer.vocabulary
+        every = [Tokens(c, *e, t, self._mark(c.id, V)) for c, e, t in zip(candles, encoded, train, strict=True)]
         dataset = TokenDataset(self, tokenizer, [every[i] for i in chosen], every)
         dataset.say_what_it_is()
         return dataset
@@ -89,7 +93,8 @@ class TokenData(CandleFiles):
             tokenizer, _ = self._open_tokenizer(self.candle_files().read(Parallel(workers=1)))
         names = ['symbol' if name == 'id' else name for name in table.column_names]
         candles = self.candle_files().from_table(table.rename_columns(names))
-        every = [Tokens(c, *encode(tokenizer, c), np.zeros(len(c), bool)) for c in candles]
+        V = tokenizer.vocabulary
+        every = [Tokens(c, *encode(tokenizer, c), np.zeros(len(c), bool), self._mark(c.id, V)) for c in candles]
         return TokenDataset(self, tokenizer, every, every)
 
     def candle_files(self) -> CandleFiles:
@@ -123,7 +128,20 @@ class TokenData(CandleFiles):
                 )
         return [i for i, name in enumerate(ids) if not self.assets or name in self.assets]
 
+    def _mark(self, asset: str, vocabulary: int) -> int:
+        """The id in front of an asset's tokens, after those of the vocabulary; -1 where there are no marks."""
+        if not self.marks:
+            return -1
+        name = asset if asset in self.marks else ''
+        if name not in self.marks:
+            raise InputError(f'{asset} has no mark', column='marks', remedy="name it, or add '' for all others")
+        return vocabulary + self.marks.index(name)
+
     def _check(self) -> None:
+        if len(set(self.marks)) < len(self.marks):
+            raise InputError(f'{self.marks} has a name twice', column='marks', remedy='give each asset once')
+        if self.marks and self.context < 2:
+            raise InputError('a prompt is a mark alone', column='context', remedy='make it 2 or more')
         if self.layout not in LAYOUTS:
             raise InputError(f'{self.layout!r} is unknown', column='layout', remedy=nearest(self.layout, LAYOUTS))
         for field in ('length', 'context', 'stride', 'eval_stride', 'batch_rows'):
@@ -136,12 +154,20 @@ class TokenData(CandleFiles):
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """An asset's candles with id int32 [N], scale float64 [N + 1] and in_train bool [N]."""
+    """An asset's candles with id int32 [N], scale float64 [N + 1] and in_train bool [N]; mark: of `TokenData.marks`."""
 
     candles: Candles
     id: np.ndarray
     scale: np.ndarray
     in_train: np.ndarray
+    mark: int = -1
+
+    def prompt(self, rows: slice) -> np.ndarray:
+        """The tokens of `rows` as a model reads them: with the mark first, where there is one."""
+        tokens = self.id[rows].copy()
+        if self.mark >= 0:
+            tokens[0] = self.mark
+        return tokens
 
 
 class TokenDataset:
@@ -174,6 +200,7 @@ class TokenDataset:
             left=np.concatenate([np.arange(n)[::-1] for n in sizes]),
             returns=returns,
             decay=float(tokenizer.decay),
+            mark=np.repeat(self._marks(), sizes) if config.marks else None,
         )
         self._time = np.concatenate([a.candles.time for a in chosen])
         self._asset = np.repeat(np.arange(len(chosen)), sizes)
@@ -232,6 +259,7 @@ class TokenDataset:
             **settings,
             'horizons': list(c.horizons),
             'split': dataclasses.asdict(c.split),
+            **({'marks': list(c.marks)} if c.marks else {}),
         }
 
     def say_what_it_is(self) -> None:
@@ -272,8 +300,12 @@ class TokenDataset:
         if not (length > 1).any():
             raise InputError('no asset has two training candles', column='split', remedy='move train_end')
         tokens = np.concatenate([ids for _, ids in runs])
-        whole = Runs(tokens, np.array([i for i, _ in runs]), length)
+        asset = np.array([i for i, _ in runs])
+        whole = Runs(tokens, asset, length, self._marks()[asset] if self.config.marks else None)
         return PackedSource(whole, self.config.length, self.config.batch_rows, seed, shard)
+
+    def _marks(self) -> np.ndarray:
+        return np.array([a.mark for a in self.assets], np.int32)
 
     def _forecasts(self, split: str, order, shard: Shard, scored: str) -> ForecastSource:
         c = self.config

@@ -118,7 +118,7 @@ def _prompt(asset, context: int, options: Generate) -> Prompt:
             column='data.generate.time' if time else 'data.context',
             remedy='take a later time or a shorter context',
         )
-    tokens, past = asset.id[end - context : end], candles.close[:end] * candles.unit
+    tokens, past = asset.prompt(slice(end - context, end)), candles.close[:end] * candles.unit
     ahead = times_after(candles.time[:end], options.horizon)
     return Prompt(candles.id, tokens, float(past[-1]), float(asset.scale[end]), candles.time[end - 1], ahead, past)
 

@@ -34,6 +34,7 @@ class Gpt:
     """Sizes and options; the defaults are for some hundred thousand tokens."""
 
     vocabulary: int = 128  # tokens; must be the tokenizer's
+    marks: int = 0  # ids after those of the vocabulary that are read and never written; as many as data.marks
     length: int = 256  # positions: the longest sequence
     layers: int = 4
     heads: int = 4
@@ -50,8 +51,8 @@ class Gpt:
 
     @property
     def padded(self) -> int:
-        """Rows of the embedding: the vocabulary up to a multiple of 64."""
-        return -(-self.vocabulary // 64) * 64
+        """Rows of the embedding: the vocabulary and the marks up to a multiple of 64."""
+        return -(-(self.vocabulary + self.marks) // 64) * 64
 
     def check(self) -> None:
         """Raises InputError where sizes make no sense."""
@@ -64,6 +65,11 @@ class Gpt:
             )
         for name, good, remedy in (
             ('rope_base', self.rope_base > 0, 'use 10000, or more for a longer reach'),
+            (
+                'marks',
+                self.marks >= 0 and not (self.marks and self.padded_logits),
+                'use 0 or more, and 0 with padded_logits',
+            ),
             ('softcap', self.softcap >= 0, 'use 0 for none, or 15'),
             ('dropout', 0 <= self.dropout < 1, 'use 0 for none, or a share below 1'),
         ):

@@ -77,7 +77,7 @@ class Microchat:
 class MicrochatTask:
     """`fjq.task.Task` of a stage. `extra` is empty but in rl, where `reference` is the policy that it started from."""
 
-    bound_to = ('tokenizer',)
+    bound_to = ('tokenizer', 'marks')
 
     def __init__(self, config: Microchat):
         self.config, self.horizon = config, max(config.horizons)
@@ -97,6 +97,12 @@ class MicrochatTask:
                 f'the tokenizer has {facts["vocabulary"]} tokens and the model {gpt.vocabulary}',
                 column='task.gpt.vocabulary',
                 remedy='set it to that of the tokenizer, or name another tokenizer',
+            )
+        if len(facts.get('marks', ())) != gpt.marks:
+            raise InputError(
+                f'the data have {len(facts.get("marks", ()))} marks and the model {gpt.marks}',
+                column='task.gpt.marks',
+                remedy='set it to the number of data.marks',
             )
         if tuple(facts['horizons']) != tuple(self.config.horizons):
             raise InputError(
@@ -147,7 +153,7 @@ class MicrochatTask:
         Raises:
           InputError: besides what `generate` refuses, a prompt with a token out of the vocabulary.
         """
-        ids, last = concrete(prompt_BxC), self.config.gpt.vocabulary - 1
+        ids, last = concrete(prompt_BxC), self.config.gpt.vocabulary + self.config.gpt.marks - 1
         if ids is not None and (wrong := ids[(ids < 0) | (ids > last)].tolist()):
             raise InputError(
                 f'the token {wrong[0]} is out of the vocabulary, 0 to {last}',

@@ -59,6 +59,7 @@ def _refuse_other(gpt: Gpt) -> None:
     pads = gpt.padded != gpt.vocabulary
     for name, other, wanted in (
         ('tied', gpt.tied, 'False'),
+        ('marks', gpt.marks > 0, '0'),
         ('rope_base', gpt.rope_base != Gpt().rope_base, f'{Gpt().rope_base:g}'),
         ('softcap', gpt.softcap != (_CAP if first else 0), f'{_CAP:g} with embedding_norm, or 0 without'),
         ('softcap', gpt.embedding_norm != first, f'{_CAP:g} with embedding_norm, or 0 without'),

@@ -48,6 +48,21 @@ def test_a_target_follows_a_token_of_its_own_asset(runs):
         assert (target == before + 1).all() and len(target) > 50
 
 
+@pytest.mark.parametrize('length', [4, 16])
+def test_a_mark_takes_the_place_of_the_first_token_of_each_segment_and_of_no_target(runs, length):
+    marked = PackedSource(runs._replace(mark=9000 + np.arange(len(SIZES))), length, rows=8, seed=0, shard=WHOLE)
+    plain = PackedSource(runs, length, rows=8, seed=0, shard=WHOLE)
+    for step in range(20):
+        a, b = plain[step], marked[step]
+        for row, segments, tokens in zip(b['tokens'], a['segment'], a['tokens'], strict=True):
+            for i, (segment, token) in enumerate(zip(segments, tokens, strict=True)):
+                first = segment > 0 and (i == 0 or segments[i - 1] != segment)
+                assert row[i] == (9000 + segment - 1 if first else token)
+        np.testing.assert_array_equal(a['tokens'][:, 1:][a['counts']], b['tokens'][:, 1:][b['counts']])
+        for name in set(a) - {'tokens'}:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
 def test_epochs_differ_in_order_and_phase_and_are_made_again_from_the_seed(runs):
     make = lambda seed: PackedSource(runs, 8, rows=4, seed=seed, shard=WHOLE)
     starts = {tuple(sorted(b['tokens'][0, 0] for b in epoch(PackedSource(runs, 8, 1, 0, WHOLE), e))) for e in range(6)}
@@ -124,6 +139,14 @@ def test_a_forecasting_row_against_a_loop(line, scored):
         np.testing.assert_allclose(batch['close'][i], line.close[place], rtol=1e-6)
     np.testing.assert_allclose(batch['token_return'], np.repeat(line.returns[None], 8, 0), rtol=1e-6)
     np.testing.assert_allclose(batch['scale_decay'], 0.9, rtol=1e-6)
+
+
+def test_a_prompt_begins_with_the_mark_of_its_asset(line):
+    plain, at = forecasts(line, 'all')
+    marked, _ = forecasts(line._replace(mark=np.repeat([90, 91], [10, 8]).astype(np.int32)), 'all')
+    assert marked['tokens'][:, 0].tolist() == [90, 90, 91, 91, 91, 0, 0, 0]
+    np.testing.assert_array_equal(marked['tokens'][:, 1:], plain['tokens'][:, 1:])
+    assert all((marked[k] == plain[k]).all() for k in plain if k != 'tokens')
 
 
 def test_a_hidden_future_leaves_no_trace(line):

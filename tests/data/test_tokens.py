@@ -261,6 +261,9 @@ def test_history_is_all_candles_by_time(data):
         (dict(horizons=(5, 5)), 'horizons'),
         (dict(context=0), 'context'),
         (dict(batch_rows=0), 'batch_rows'),
+        (dict(marks=('AAPL',)), "column 'marks': MSFT has no mark. Name it, or add ''"),
+        (dict(marks=('', '')), 'has a name twice'),
+        (dict(marks=('',), context=1), 'a prompt is a mark alone'),
         (dict(layout='packt'), "did you mean 'packed'"),
         (dict(context=451), 'context of 451 candles is longer than the data, 450'),
         (dict(split=dataclasses.replace(SPLIT, valid_end='2029-01-01')), 'test part has no rows'),
@@ -270,6 +273,26 @@ def test_what_makes_no_sense_is_one_line(cache, fields, message):
     with pytest.raises(InputError, match=f'(?i){message}') as error:
         settings(**fields).open(cache, ONE).rows('train')
     assert '\n' not in str(error.value)
+
+
+def test_marks_are_ids_after_the_vocabulary_by_name(data, cache):
+    names = [a.candles.id for a in data.every]
+    marked = settings(marks=(names[2], '')).open(cache, ONE)
+    expected = {names[0]: 13, names[1]: 13, names[2]: 12}
+    assert {a.candles.id: a.mark for a in marked.assets} == expected
+    for split in ('train', 'test', 'all'):
+        plain, batch = all_rows(data, split), all_rows(marked, split)
+        assert batch['tokens'][:, 0].tolist() == [expected[i] for i in marked.rows(split)['id']]
+        np.testing.assert_array_equal(plain['tokens'][:, 1:], batch['tokens'][:, 1:])
+    packed = marked.train(0, WHOLE)[0]
+    number = packed['segment'][:, 0] - 1
+    assert packed['tokens'][:, 0].tolist() == [expected[names[n]] if n >= 0 else 0 for n in number]
+    (one,) = settings(marks=(names[2], ''), assets=(names[2],)).open(cache, ONE).assets
+    assert one.mark == 12 and one.prompt(slice(4, 8)).tolist() == [12, *one.id[5:8]]
+    assert data.assets[0].prompt(slice(4, 8)).tolist() == data.assets[0].id[4:8].tolist()
+    assert marked.fingerprint() == data.fingerprint() | {'marks': [names[2], '']} and 'marks' not in data.fingerprint()
+    for name in ('token', 'log_density'):
+        np.testing.assert_array_equal(marked.history()[name], data.history()[name])
 
 
 def test_an_empty_file_is_named(cache, tmp_path):

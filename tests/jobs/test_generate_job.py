@@ -38,6 +38,17 @@ def test_every_tiny_stage_generates(stage, tmp_path):
         assert np.datetime64(time, 'D') == np.busday_offset(day, step, roll='backward')
 
 
+def test_prompts_begin_with_the_mark_of_their_asset(tmp_path):
+    config = load_config('configs/microchat_pretrain.py', 'tiny')
+    config.parallel.workers, config.data.marks = 1, ('', 'MSFT')
+    dataset = config.data.open(tmp_path, config.parallel)
+    V = dataset.tokenizer.vocabulary
+    for prompt in generate.find_prompts(dataset, config.data.generate):
+        (asset,) = (a for a in dataset.assets if a.candles.id == prompt.id)
+        assert prompt.tokens[0] == V + (prompt.id == 'MSFT')
+        np.testing.assert_array_equal(prompt.tokens[1:], asset.id[1 - dataset.context :])
+
+
 def test_prompts_are_of_any_asset_at_the_path_and_each_once(tmp_path, monkeypatch, capsys):
     config = make_run('pretrain', tmp_path, assets=('AAPL',))
     (tmp_path / 'generated').mkdir()

@@ -152,6 +152,7 @@ def test_a_torch_file_says_what_it_is():
     [
         ({'rope_base': 500.0}, 'rope_base'),
         ({'tied': True}, 'tied'),
+        ({'marks': 2}, 'marks'),
         ({'softcap': 15.0}, 'softcap'),
         ({'softcap': 30.0, 'embedding_norm': True}, 'softcap'),
         ({'embedding_norm': True}, 'softcap'),
@@ -174,6 +175,7 @@ FACTS = {'vocabulary': 20, 'horizons': [1, 4], 'layout': 'packed', 'length': 16}
     [
         ('pretrain', {'vocabulary': 64}, 8, 'the tokenizer has 64 tokens and the model 20'),
         ('pretrain', {'horizons': [1, 2]}, 8, r'the data forecast \(1, 2\) candles ahead and the model \(1, 4\)'),
+        ('pretrain', {'marks': ['', 'A']}, 8, 'the data have 2 marks and the model 0'),
         ('pretrain', {'length': 17}, 8, 'rows of 17 tokens are longer than the model, 16'),
         ('pretrain', {}, 14, 'rows of 17 tokens are longer than the model, 16'),
         ('rl', {}, 8, 'the stage rl trains on rows that forecast'),
@@ -200,6 +202,27 @@ def test_data_of_another_model_are_refused(stage, facts, context, message):
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(InputError, match=f'(?i){message}'):
         dataclasses.replace(Microchat(), **changes).build()
+
+
+def test_a_mark_is_read_and_never_written():
+    task, params, extra = make('pretrain', gpt=small(vocabulary=64, marks=2))
+    assert params['wte']['embedding'].shape[0] == 128 and small(vocabulary=20, marks=2).padded == 64
+    batch = make_batch(vocabulary=64)
+    marked = [batch | {'tokens': np.concatenate([np.full((5, 1), m), batch['tokens'][:, 1:]], 1)} for m in (64, 65)]
+    laws = [log_law(task, params, b) for b in marked]
+    assert laws[0].shape[-1] == 64 and (np.abs(laws[0] - laws[1]).max(-1) > 1e-4).all()
+    np.testing.assert_allclose(np.exp(laws[0]).sum(-1), 1, rtol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 1)
+    with pytest.raises(InputError, match='the token 66 is out of the vocabulary'):
+        task.generate(params, np.full((1, 2), 66), keys, horizon=2, paths=1, sampling=task.config.sampling)
+    joined = batch | {'tokens': batch['tokens'].copy()}
+    joined['tokens'][:, 5], joined['counts'] = 65, batch['counts'].copy()
+    with jax.debug_nans(True):
+        loss, gradient = jax.jit(jax.value_and_grad(lambda p: task.loss(p, extra, joined, None).total))(params)
+    assert np.isfinite(loss) and np.abs(gradient['wte']['embedding'][65]).max() > 0
+    assert not np.abs(gradient['lm_head']['kernel'][:, 64:]).any()
+    with pytest.raises(InputError, match='task.gpt.marks is 1'):
+        small(marks=1, padded_logits=True).check()
 
 
 def test_a_token_out_of_the_vocabulary_is_refused():
