@@ -25,6 +25,7 @@ from fjq.data.bar_scale import BarScale, bar_variance, fit_scale, log_variances,
 from fjq.data.bars import Bars
 from fjq.data.clock import DAY, find_zone, read_clock, to_wall
 from fjq.data.order import InOrder, Shuffled, take_share
+from fjq.data.uniqueness import average_uniqueness
 from fjq.data.windows import Parts, split_at, walk_forward
 from fjq.errors import InputError
 from fjq.log import say
@@ -75,11 +76,18 @@ class BarWindows:
         self._due, self._valid = due, valid & due[:, None]
 
     def train(self, seed: int, shard: Shard) -> 'grain.MapDataset':
-        """Endless; each epoch is a permutation of the training windows."""
+        """Endless; each epoch is a permutation of the training windows, or of as many drawn by their uniqueness."""
         import grain
 
-        order = Shuffled(self._places('train'), self.config.batch_rows, seed)
+        weights = self.uniqueness() if self.config.sampling == 'uniqueness' else None
+        order = Shuffled(self._places('train'), self.config.batch_rows, seed, weights)
         return grain.MapDataset.source(self._source('train', order, shard))
+
+    def uniqueness(self) -> np.ndarray:
+        """Average uniqueness of the labels of the training rows, each to its longest horizon that is valid [N]."""
+        places = self._places('train')
+        end = self._end[places]
+        return average_uniqueness(end, np.where(self._valid[places], self._last[places], end[:, None]).max(1))
 
     def batches(self, split: str, shard: Shard) -> 'grain.MapDataset':
         """Every window of a split, in order."""
@@ -182,6 +190,8 @@ class BarWindows:
         c = self.config
         fields = ('minutes', 'window', 'span', 'min_bars', 'across_breaks', 'decay', 'scale', 'stride', 'batch_rows')
         settings = {name: getattr(c, name) for name in (*fields, 'timezone', 'fold', 'folds')}
+        if c.sampling != 'uniform':  # what began before there was a choice goes on
+            settings['sampling'] = c.sampling
         lists = {'features': list(self.features), 'horizons': list(self.horizons)}
         return {'bars': self.bars.digest(), **settings, **lists, 'split': dataclasses.asdict(c.split)}
 

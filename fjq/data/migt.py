@@ -18,6 +18,7 @@ from fjq.parallel import Parallel
 
 SPANS = ('clock', 'bars')
 SCALES = ('seasonal', 'ewma')
+SAMPLINGS = ('uniform', 'uniqueness')
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -36,6 +37,7 @@ class MigtData(BarFile):
     scale: str = 'seasonal'  # that quantiles are units of: fitted on training rows (fjq.data.bar_scale), or 'ewma'
     decay: float = 0.97  # of the EWMA volatility, a bar
     stride: int = 1  # bars of the clock between rows of training and scoring; every bar is forecast
+    sampling: str = 'uniform'  # of training rows: each once an epoch, or in proportion to the 'uniqueness' of its label
     batch_rows: int = 128
     fold: int = -1  # of a walk forward, from 0; -1 = the split by dates
     folds: int = 5
@@ -103,7 +105,7 @@ class MigtData(BarFile):
             raise InputError(
                 f'no fold {self.fold} of {self.folds}', column='fold', remedy='count from 0, or -1 for none'
             )
-        for field, choices in (('span', SPANS), ('scale', SCALES)):
+        for field, choices in (('span', SPANS), ('scale', SCALES), ('sampling', SAMPLINGS)):
             value = getattr(self, field)
             if value not in choices:
                 raise InputError(f'unknown choice {value!r}', column=field, remedy='choose ' + ' or '.join(choices))

@@ -15,12 +15,14 @@ STEPS = 2**31 - 1  # length of an endless training set
 class Shuffled:
     """An endless order: every epoch is a permutation of its own, and batches run on across its end.
 
-    places: what is ordered [N]. rows: of a batch.
+    places: what is ordered [N]. rows: of a batch. weights: positive [N]; where given, an epoch has each place
+    N weight / sum(weights) times, rounded up or down by chance (systematic sampling); else once.
     """
 
     places: np.ndarray
     rows: int
     seed: int
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return STEPS
@@ -31,8 +33,21 @@ class Shuffled:
         out = np.empty(self.rows, np.int64)
         for e in range(epoch[0], epoch[-1] + 1):
             here = epoch == e
-            out[here] = _permutation(self.seed, e, count)[place[here]]
+            out[here] = self._draw(_permutation(self.seed, e, count)[place[here]], e)
         return self.places[out]
+
+    def _draw(self, which: np.ndarray, epoch: int) -> np.ndarray:
+        """The places of which an epoch's draws number `which` are."""
+        if self.weights is None:
+            return which
+        chance = np.random.Generator(np.random.Philox(key=[self.seed, epoch]).jumped()).random()
+        return np.minimum(np.searchsorted(self._edges, which + chance, side='right'), len(self.places) - 1)
+
+    @functools.cached_property
+    def _edges(self) -> np.ndarray:
+        """Draws of an epoch up to and with each place."""
+        total = np.cumsum(self.weights, dtype=np.float64)
+        return total * (len(total) / total[-1])
 
 
 @dataclasses.dataclass(frozen=True)
