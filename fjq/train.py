@@ -88,7 +88,9 @@ class _Loop:
         self.best, self.since_best, self.validation, self.train_loss = math.nan, 0, {}, math.nan
         self.spent = False  # whether an update went beyond the budget
         like = jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
-        if restored := self.checkpoints.restore(like):
+        restored = self.checkpoints.restore(like)
+        self.starts = restored is None
+        if restored:
             self.step, self.state, facts = restored
             self._resume(facts)
         else:
@@ -100,7 +102,7 @@ class _Loop:
         stack.callback(self.writer.close)
         self.failure: dict[str, Any] = {}
         if jax.process_index() == 0:
-            self.writer.truncate(self.step)
+            self.writer.truncate(-1 if self.starts else self.step)
             (workdir / 'failure.json').unlink(missing_ok=True)
             write_facts(config, workdir, dataset.fingerprint())
         self.compiles, self.clock = count_compiles(), Clock()
@@ -110,6 +112,9 @@ class _Loop:
     def run(self) -> dict[str, float]:
         left, pending = max(self.config.train.steps - self.step, 0), None
         with catch_signals() as signals:
+            if self.starts:  # an update that only makes things worse may not take the place of what it began from
+                self._save(self._validate())
+                self.clock.restart()
             for _ in log.track(range(left), total=left, what=self.config.name):
                 if self._out_of_patience() or self.spent:
                     break
@@ -169,12 +174,12 @@ class _Loop:
         better = metric < self.best if mode == 'min' else metric > self.best
         if math.isfinite(metric) and (math.isnan(self.best) or better):
             self.best, self.since_best = metric, 0
-        else:
+        elif self.step:
             self.since_best += 1
         self._write(self.step, {f'valid/{k}': v for k, v in figures.items()})
         log.say(f'step {self.step}: valid ' + ', '.join(f'{k} {v:.6g}' for k, v in figures.items()))
         t = self.config.train
-        if t.alarm and not figures[least := _find_least(figures, t.alarm)] >= t.alarm_below:
+        if t.alarm and self.step and not figures[least := _find_least(figures, t.alarm)] >= t.alarm_below:
             self.failure = {
                 'step': self.step,
                 'why': f'{least} of the valid split is {figures[least]:.4g}, below {t.alarm_below}: it collapsed',

@@ -309,9 +309,10 @@ def test_shuffled_labels_can_not_be_forecast(tiny):
 
 
 def test_a_killed_run_ends_in_the_same_bits(tiny):
-    """Killed while the second checkpoint was sealed, and started again; up to there it repeats the whole run."""
+    """Killed while the checkpoint after those of the start and of `save_every` updates was sealed, and started
+    again; up to there it repeats the whole run."""
     whole = tiny.run('whole')
-    assert tiny.runner.wait(tiny.start('killed', kill=2)) == -9
+    assert tiny.runner.wait(tiny.start('killed', kill=3)) == -9
     before = updates(tiny.folder / 'killed')
     assert 0 < len(before) < tiny.config.train.steps and before == updates(whole)[: len(before)]
     tiny.runs['killed'] = tiny.start('killed')

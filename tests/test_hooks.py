@@ -136,6 +136,17 @@ class PartsToy(toy.Toy):
         return InParts(self)
 
 
+def test_an_alarm_is_not_raised_before_the_first_update(tmp_path):
+    """Only training can make a model collapse; this one starts below what it must reach."""
+    start = experiment(train__mode='max', train__metric='mae', optim__learning_rate=-0.5, optim__warmup_steps=0)
+    train(start, tmp_path / 'start')
+    lines = [json.loads(line) for line in (tmp_path / 'start' / 'metrics.jsonl').read_text().splitlines()]
+    first, second = (line['valid/mae'] for line in lines if 'valid/mae' in line and line['step'] in (0, 5))
+    assert first < second
+    start.train.alarm, start.train.alarm_below = 'mae', (first + second) / 2
+    train(start, tmp_path / 'watched')
+
+
 def test_an_alarm_watches_every_part_of_its_figure(tmp_path):
     config = dataclasses.replace(experiment(train__alarm='mae', train__alarm_below=0.0), task=PartsToy())
     train(config, tmp_path / 'well')

@@ -87,7 +87,10 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(runner, refe
     workdir = tmp_path / 'run'
     folder = workdir / 'checkpoints'
     assert kill_when(runner, workdir, workdir.exists) == -9  # before the first step
-    assert kill_when(runner, workdir, lambda: count(workdir) >= 3) == -9  # before the first checkpoint
+    assert runner.run(workdir, *FLAGS, kill=1) == -9  # the start is evaluated and written, not sealed
+    assert count(workdir) and not seal.steps(folder)
+    assert kill_when(runner, workdir, lambda: seal.steps(folder) == [0]) == -9  # the start is all there is
+    assert kill_when(runner, workdir, lambda: count(workdir) >= 3) == -9  # a few steps on
     assert kill_when(runner, workdir, lambda: list(folder.glob('8.*tmp*'))) == -9  # while step 8 is written
     assert seal.steps(folder)[-1] in (4, 8)
     assert runner.run(workdir, *FLAGS, kill=2) == -9  # between the rename and the seal

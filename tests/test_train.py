@@ -101,11 +101,11 @@ def test_the_rate_is_that_of_the_update(finished):
 def test_the_averaged_weights_are_validated_and_read(finished):
     config, workdir, figures = finished
     history = by_hand(config, 20)
-    for line in valid_lines(workdir):
+    for line in valid_lines(workdir)[1:]:
         state = history[line['step'] - 1][0]
         assert line['valid/loss'] == pytest.approx(mean_square(config, state['ema'])[0], rel=1e-5)
         assert line['valid/loss'] != pytest.approx(mean_square(config, state['params'])[0], rel=1e-2)
-    assert [line['step'] for line in valid_lines(workdir)] == [5, 10, 15, 20]
+    assert [line['step'] for line in valid_lines(workdir)] == [0, 5, 10, 15, 20]
     assert figures['mae'] == pytest.approx(mean_square(config, history[-1][0]['ema'])[1], rel=1e-5)
     weights = read_params(workdir, 20)
     np.testing.assert_allclose(weights.params['linear']['kernel'], history[-1][0]['ema']['linear']['kernel'], atol=1e-6)
@@ -181,25 +181,25 @@ def test_a_longer_run_goes_on(tmp_path):
 
 
 def frozen(**changes):
-    """A run whose metric never changes: the first evaluation stays the best."""
+    """A run whose metric never changes: the start stays the best."""
     return experiment(optim__rate_rules=('.*=0',), train__patience=2, **changes)
 
 
 def test_patience_ends_a_run_and_is_resumed(tmp_path):
     train(frozen(train__steps=100), tmp_path / 'whole')
-    assert valid_lines(tmp_path / 'whole')[-1]['step'] == 15
-    train(frozen(train__steps=10), tmp_path / 'cut')  # one evaluation without a better metric
+    assert valid_lines(tmp_path / 'whole')[-1]['step'] == 10
+    train(frozen(train__steps=5), tmp_path / 'cut')  # one evaluation without a better metric
     train(frozen(train__steps=100), tmp_path / 'cut')
-    assert valid_lines(tmp_path / 'cut')[-1]['step'] == 15
+    assert valid_lines(tmp_path / 'cut')[-1]['step'] == 10
     before = lines(tmp_path / 'cut')
     train(frozen(train__steps=100), tmp_path / 'cut')  # the same command stays stopped
     assert lines(tmp_path / 'cut') == before
 
 
 def test_the_direction_of_the_metric_counts(tmp_path):
-    """For a growing metric that should shrink, the first is the best; turned round, the last is."""
+    """For a growing metric that should shrink, the start is the best; turned round, the last is."""
     options = {'optim__learning_rate': -0.02, 'train__steps': 20, 'train__keep_best': 1}
-    for mode, best in (('min', 5), ('max', 20)):
+    for mode, best in (('min', 0), ('max', 20)):
         train(experiment(train__mode=mode, **options), tmp_path / mode)
         assert [line['valid/loss'] for line in valid_lines(tmp_path / mode)] == sorted(
             line['valid/loss'] for line in valid_lines(tmp_path / mode)
@@ -263,7 +263,7 @@ def test_compiled_programs_are_counted(tmp_path, monkeypatch):
     )
     train(experiment(train__eval_every=20, train__save_every=20), tmp_path)
     compiles = [line['compiles'] for line in train_lines(tmp_path)]
-    assert compiles == [1] * 11 + [2] * 9  # step 12 is read when step 13, of another shape, has been compiled
+    assert compiles == [2] * 11 + [3] * 9  # evaluation and step; step 12 is read when 13, of another shape, is compiled
 
 
 def test_init_from_takes_the_best_parameters_that_fit(finished, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 
+from fjq.checkpoint import best_step
 from fjq.config import Experiment
 from fjq.log import say
 from fjq.run import open_data
@@ -14,6 +15,8 @@ from fjq.trained import Trained
 def run(config: Experiment, workdir: Path) -> None:
     """Trains and says where the run lies and what comes next."""
     figures = train(config, workdir)
+    if best_step(workdir / 'checkpoints') == 0:
+        say(f'{config.train.metric} of the valid split was best at the start: no update is in the weights')
     task = config.task.build()
     if hasattr(task, 'conclude') and jax.process_count() == 1:
         trained = Trained.load(workdir)
