@@ -77,10 +77,11 @@ def _run() -> int:
     job = find_job(name)
     import jax
 
-    from fjq import mesh, run
+    from fjq import heap, mesh, run
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
     use_compile_cache()
+    heap.keep_freed()
     mesh.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     first = jax.process_index() == 0
     if jax.process_count() > 1 and name != 'train':

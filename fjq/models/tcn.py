@@ -25,6 +25,7 @@ from fjq.models import tcn_files
 from fjq.nn.conv import Conv1d
 from fjq.nn.dense import Dense
 from fjq.nn.dropout import dropout
+from fjq.nn.materialize import materialize
 from fjq.nn.norm import GroupNormOne, LayerNorm
 from fjq.optim import find_adam, make_schedule
 from fjq.task import Batch, Loss
@@ -99,7 +100,7 @@ class Block(nnx.Module):
                 h = jnp.where(mask_NxL[..., None], h, 0)
             h = dropout(jax.nn.relu(norm(conv(h), mask_NxL)), self.rate, k)
         r = x_NxLxC if self.downsample is None else self.downsample(x_NxLxC).astype(jnp.float32)
-        return jax.nn.relu(h + r)
+        return materialize(jax.nn.relu(h + r))
 
 
 class Encoder(nnx.Module):

@@ -116,17 +116,17 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f'unknown words {argv[1:]}')
     gpu = DEVICE.value == 'gpu'
     os.environ['JAX_PLATFORMS'] = 'cuda' if gpu else 'cpu'
-    cores = sorted(os.sched_getaffinity(0))[: CORES.value]
-    os.sched_setaffinity(0, cores)  # before the thread pools of either are made
+    from launch.benchmarks.rounds import time_rounds, use_cores
+
+    cores = use_cores(CORES.value)  # before the thread pools of either are made
     import jax
     import torch
 
     from fjq.models.gpt import Gpt
     from fjq.run import commit
-    from launch.benchmarks.rounds import time_rounds
     from launch.benchmarks.rows import append
 
-    torch.set_num_threads(len(cores))
+    torch.set_num_threads(cores)
     load = os.getloadavg()[0]  # of others: above zero the figures are too slow, the ratio less so
     context, horizon = (32, 16) if SMALL.value else (128, 32)
     layers, width = (2, 64) if SMALL.value else (6, 512)
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
         'commit': commit(),
         'date': datetime.date.today().isoformat(),
         'device': jax.devices()[0].device_kind,
-        'cores': len(cores),
+        'cores': cores,
         'versions': f'jax {jax.__version__} torch {torch.__version__}',
         'seed': SEED.value,
         'rounds': ROUNDS.value,

@@ -248,10 +248,12 @@ def count_flops(config) -> dict:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r} is not a flag')
+    from launch.benchmarks.rounds import use_cores
+
     gpu = DEVICE.value == 'gpu'
     if not gpu:
         os.environ['JAX_PLATFORMS'] = 'cpu'
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: CORES.value])  # before either makes thread pools
+        use_cores(CORES.value)  # before either makes thread pools
     os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the GPU is shared with PyTorch
     load = os.getloadavg()[0]  # of others: above zero the figures are too slow, the ratio less so
     import jax

@@ -1,8 +1,11 @@
-"""Sides of a comparison, timed in turns."""
+"""Sides of a comparison, timed in turns on the same cores."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+
+from fjq.heap import keep_freed
 
 
 class Taken(NamedTuple):
@@ -10,6 +13,15 @@ class Taken(NamedTuple):
 
     wall: list[float]
     cpu: list[float]
+
+
+def use_cores(count: int) -> int:
+    """All sides compute on the first `count` cores, and freed memory stays with the process, as in `fjq.launch`: else
+    each side would pay for the pages that the one before gave back. To be called before thread pools are made."""
+    cores = sorted(os.sched_getaffinity(0))[:count]
+    os.sched_setaffinity(0, cores)
+    keep_freed()
+    return len(cores)
 
 
 def time_rounds(sides: dict[str, Callable], rounds: int) -> dict[str, Taken]:

@@ -193,15 +193,16 @@ def main(argv: list[str]) -> None:
     if not gpu:
         os.environ['JAX_PLATFORMS'] = 'cpu'
     os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the GPU is shared with PyTorch
-    cores = sorted(os.sched_getaffinity(0))[: CORES.value]
-    os.sched_setaffinity(0, cores)  # before the thread pools of either are made
+    from launch.benchmarks.rounds import use_cores
+
+    cores = use_cores(CORES.value)  # before the thread pools of either are made
     import jax
     import torch
 
     from fjq.run import commit
     from launch.benchmarks.rows import append, cpu_name
 
-    torch.set_num_threads(len(cores))
+    torch.set_num_threads(cores)
     load = os.getloadavg()[0]  # of others: above zero the figures are too slow, the ratio less so
     rows = time_scan()
     if ATTENTION.value and not gpu:
@@ -212,7 +213,7 @@ def main(argv: list[str]) -> None:
         'commit': commit(),
         'date': datetime.date.today().isoformat(),
         'device': jax.devices()[0].device_kind if gpu else cpu_name(),
-        'cores': len(cores),
+        'cores': cores,
         'versions': f'jax {jax.__version__} torch {torch.__version__}',
         'seed': SEED.value,
         'rounds': ROUNDS.value,

@@ -117,16 +117,16 @@ def main(argv: list[str]) -> None:
     if DEVICE.value == 'cpu':
         os.environ['JAX_PLATFORMS'] = 'cpu'
     os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the GPU is shared with PyTorch
-    cores = sorted(os.sched_getaffinity(0))[: CORES.value]
-    os.sched_setaffinity(0, cores)  # before the thread pools of either are made
+    from launch.benchmarks.rounds import time_rounds, use_cores
+
+    cores = use_cores(CORES.value)  # before the thread pools of either are made
     import jax
     import torch
 
     from fjq.run import commit
-    from launch.benchmarks.rounds import time_rounds
     from launch.benchmarks.rows import append, cpu_name
 
-    torch.set_num_threads(len(cores))
+    torch.set_num_threads(cores)
     load = os.getloadavg()[0]  # of others: above zero the figures are too slow, the ratio less so
     gpu = DEVICE.value == 'gpu'
     dtype = 'bfloat16' if gpu else 'float32'
@@ -151,7 +151,7 @@ def main(argv: list[str]) -> None:
         'commit': commit(),
         'date': datetime.date.today().isoformat(),
         'device': torch.cuda.get_device_name() if gpu else cpu_name(),
-        'cores': len(cores),
+        'cores': cores,
         'jax': jax.__version__,
         'torch': torch.__version__,
         'dtype': dtype,
