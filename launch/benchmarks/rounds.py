@@ -15,12 +15,13 @@ class Taken(NamedTuple):
     cpu: list[float]
 
 
-def use_cores(count: int) -> int:
-    """All sides compute on the first `count` cores, and freed memory stays with the process, as in `fjq.launch`: else
-    each side would pay for the pages that the one before gave back. To be called before thread pools are made."""
+def use_cores(count: int, *, keep: bool = True) -> int:
+    """All sides compute on the first `count` cores. Freed memory stays with the process if `keep`, for ours as in
+    `fjq.launch`, and PyTorch gains too. To be called before thread pools are made."""
     cores = sorted(os.sched_getaffinity(0))[:count]
     os.sched_setaffinity(0, cores)
-    keep_freed()
+    if keep:
+        keep_freed()
     return len(cores)
 
 

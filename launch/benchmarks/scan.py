@@ -2,6 +2,7 @@
 
   python launch/benchmarks/scan.py                           two CPU cores, float32, 64 x 60 steps of 256 x 16 states
   python launch/benchmarks/scan.py --cores=1                 on a busy machine: one thread waits for no other
+  python launch/benchmarks/scan.py --keep                    PyTorch too keeps freed memory, which it does not by itself
   python launch/benchmarks/scan.py --device=gpu --attention  the same on a GPU, by every method, and attention
 
   mamba loop   a loop as the reference implementation has it: exp(dt A) and dt B u of all steps first, then [:, i]
@@ -28,6 +29,7 @@ DEVICE = flags.DEFINE_enum('device', 'cpu', ['cpu', 'gpu'], 'where both run.')
 ATTENTION = flags.DEFINE_bool('attention', False, 'time attention too; left out on a machine without a GPU.')
 ROUNDS = flags.DEFINE_integer('rounds', 7, 'timed rounds; each times one call of every side.')
 CORES = flags.DEFINE_integer('cores', 2, 'CPU cores for both.')
+KEEP = flags.DEFINE_bool('keep', False, 'both sides keep freed memory in one heap.')
 SEED = flags.DEFINE_integer('seed', 0, 'of the data.')
 _BATCH, _LENGTH, _WIDTH, _STATES, _LONG = 64, 60, 256, 16, 512
 _MAMBA_BAR, _LEAN_BAR, _MEMORY_BAR = 25, 1.5, 150
@@ -140,7 +142,7 @@ def time_scan() -> list[dict]:
                 raise RuntimeError(f'ours and the {name} differ by {worst:.1e} of the largest value')
         sides[name].copy = False
     taken = time_rounds(sides, ROUNDS.value)
-    size = f'scan {_BATCH}x{_LENGTH}x{_WIDTH}x{_STATES} forward+backward'
+    size = f'scan {_BATCH}x{_LENGTH}x{_WIDTH}x{_STATES} forward+backward' + ', heap kept' * KEEP.value
     rows = [compare(f'{size}, mamba loop', taken, 'auto', 'mamba loop', None if gpu else _MAMBA_BAR)]
     rows += [compare(f'{size}, lean loop', taken, 'auto', 'lean loop', None if gpu else _LEAN_BAR)]
     rows += [compare(f'{size}, {method}', taken, 'auto', method, None) for method in methods[1:]]
@@ -195,7 +197,7 @@ def main(argv: list[str]) -> None:
     os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'  # the GPU is shared with PyTorch
     from launch.benchmarks.rounds import use_cores
 
-    cores = use_cores(CORES.value)  # before the thread pools of either are made
+    cores = use_cores(CORES.value, keep=KEEP.value)  # before the thread pools of either are made
     import jax
     import torch
 
