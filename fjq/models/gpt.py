@@ -115,8 +115,10 @@ class Attention(nnx.Module):
         cos, sin = angles
         apart = lambda y, heads: y.reshape(*y.shape[:-1], heads, -1)
         turn = lambda y: rms_norm(rotate(y, cos, -sin), eps=EPS).astype(y.dtype)
-        q, k = apart(self.c_q(x), self.heads), apart(self.c_k(x), self.kv_heads)
-        return turn(q), turn(k), apart(self.c_v(x), self.kv_heads)
+        parts = self.c_q, self.c_k, self.c_v  # one product for all three
+        qkv = dense(x.astype(self.c_q.dtype), jnp.concatenate([p.kernel[...] for p in parts], axis=1))
+        q, k, v = jnp.split(apart(qkv, self.heads + 2 * self.kv_heads), [self.heads, self.heads + self.kv_heads], -2)
+        return turn(q), turn(k), v
 
     def join(self, y):
         """[..., T, N, H] -> [..., T, D]."""
