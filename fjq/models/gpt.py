@@ -117,8 +117,8 @@ class Attention(nnx.Module):
         turn = lambda y: rms_norm(rotate(y, cos, -sin), eps=EPS).astype(y.dtype)
         parts = self.c_q, self.c_k, self.c_v  # one product for all three
         qkv = dense(x.astype(self.c_q.dtype), jnp.concatenate([p.kernel[...] for p in parts], axis=1))
-        q, k, v = jnp.split(apart(qkv, self.heads + 2 * self.kv_heads), [self.heads, self.heads + self.kv_heads], -2)
-        return turn(q), turn(k), v
+        q, k, v = jnp.split(qkv, np.cumsum([p.kernel.shape[1] for p in parts])[:2], axis=-1)
+        return turn(apart(q, self.heads)), turn(apart(k, self.kv_heads)), apart(v, self.kv_heads)
 
     def join(self, y):
         """[..., T, N, H] -> [..., T, D]."""
