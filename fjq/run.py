@@ -35,6 +35,9 @@ _FILES = (
     'evaluation.json',
     'calibration.json',
     'failure.json',
+    'stages.md',
+    'stages.html',
+    'wall.jsonl',
 )
 
 
