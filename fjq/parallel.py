@@ -1,6 +1,7 @@
 """One map over many processes: on this machine with joblib, or on a Dask cluster."""
 
 import dataclasses
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,8 @@ def run(fn: Callable[[Item], Result], items: Sequence[Item], parallel: Parallel,
     return [results[i] for i in range(len(items))]
 
 
-def _call(fn: Callable[[Item], Result], i: int, item: Item) -> tuple[int, Result]:
+def _call(fn: Callable[[Item], Result], folder: str, i: int, item: Item) -> tuple[int, Result]:
+    os.chdir(folder)  # a worker outlives the map that started it, and relative paths are those of this one
     return i, fn(item)
 
 
@@ -64,7 +66,7 @@ def _run_local(fn, items: list, workers: int, what: str) -> Iterator[tuple[int, 
 
     waiting = set(range(len(items)))
     for restart in range(RESTARTS + 1):
-        calls = [joblib.delayed(_call)(fn, i, items[i]) for i in sorted(waiting)]
+        calls = [joblib.delayed(_call)(fn, os.getcwd(), i, items[i]) for i in sorted(waiting)]
         pairs = None
         try:
             # A worker may die while the first items are still being handed out, inside this call.

@@ -24,6 +24,10 @@ def _pid(_: int) -> int:
     return os.getpid()
 
 
+def _folder(_: int) -> Path:
+    return Path('.').resolve()
+
+
 def _refuse_three(x: int) -> int:
     if x == 3:
         raise InputError('the price is negative', file='a.csv', column='price', row=7, remedy='correct it')
@@ -57,6 +61,13 @@ def test_results_keep_the_order_of_the_items(workers):
 def test_one_worker_is_this_process_and_two_are_others():
     assert set(run(_pid, range(4), Parallel(workers=1), what='pids')) == {os.getpid()}
     assert os.getpid() not in run(_pid, range(4), Parallel(workers=2), what='pids')
+
+
+def test_relative_paths_are_those_of_the_caller_though_workers_are_used_again(tmp_path, monkeypatch):
+    for name in 'first', 'second':
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert set(run(_folder, range(4), Parallel(workers=2), what='folders')) == {tmp_path / name}
 
 
 @pytest.mark.parametrize('workers', [1, 2])
