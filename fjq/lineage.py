@@ -42,7 +42,7 @@ def find_line(workdir: Path) -> dict[Path, str]:
     beside = {p.parent: _start(p.parent) for p in sorted(workdir.parent.glob('*/manifest.json'))}
     while found := [run for run, start in beside.items() if start in line and run not in line]:
         line += found
-    return {run: _read(run)['name'] for run in line}
+    return {run: _read(run).get('name', run.name) for run in line}
 
 
 def _start(run: Path) -> Path | None:
@@ -62,7 +62,12 @@ def find_cards(workdir: Path) -> list[Path]:
 
 
 def _read(run: Path) -> dict[str, Any]:
-    return json.loads((run / 'config.json').read_text())
+    """Its config; nothing of a neighbour that was killed before it wrote one, or that is no run of ours."""
+    try:
+        config = json.loads((run / 'config.json').read_text())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def find_address(path: Path, workdir: Path) -> str:

@@ -26,8 +26,12 @@ def runs(tmp_path):
     make_run(tmp_path / 'b2', 'rl', b)
     make_run(tmp_path / 'alone', 'pretrain')
     (b / 'report.html').write_text('')
-    (tmp_path / 'no run').mkdir()
-    (tmp_path / 'no run' / 'config.json').write_text('[]')
+    for name, config in ('no run', '[]'), ('cut off', '{"na'), ('killed at its start', None):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / 'manifest.json').write_text('{}')
+        if config:
+            (folder / 'config.json').write_text(config)
     return tmp_path
 
 
