@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fjq.errors import InputError
+from fjq.nn.materialize import materialize
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn')
 
@@ -106,27 +107,30 @@ def _by_heads(
     B, T, N, H = q_BxTxNxH.shape
     S, K = k_BxSxKxH.shape[1:3]
     G = N // K  # queries that share keys lie one after the other
-    by_head = lambda x: jnp.moveaxis(x, 1, 2).reshape(B * K, -1, H)
+    # The column of ones beside the values sums the weights in the same product: nothing is normalised but the result.
+    v_BxSxKxE = jnp.concatenate([v_BxSxKxH, jnp.ones((B, S, K, 1), v_BxSxKxH.dtype)], axis=-1)
+    if key_value_seq_lengths is not None:
+        # A key that takes no part repeats the first, with zeros for its value and its one: no mask has to be read.
+        seen = (jnp.arange(S)[None] < key_value_seq_lengths[:, None])[..., None, None]
+        k_BxSxKxH = jnp.where(seen, k_BxSxKxH, k_BxSxKxH[:, :1])
+        v_BxSxKxE = jnp.where(seen, v_BxSxKxE, 0)
+        if bias is not None:
+            bias = jnp.where(jnp.moveaxis(seen, 1, 3), bias, bias[..., :1])
+    by_head = lambda x: jnp.moveaxis(x, 1, 2).reshape(B * K, -1, x.shape[-1])
     wide = jnp.promote_types(q_BxTxNxH.dtype, jnp.float32)
     scaled_BxTxNxH = (q_BxTxNxH.astype(wide) * (H**-0.5 if scale is None else scale)).astype(q_BxTxNxH.dtype)
-    q, k, v = (by_head(x) for x in (scaled_BxTxNxH, k_BxSxKxH, v_BxSxKxH))
+    q, k, v = (by_head(x) for x in (scaled_BxTxNxH, k_BxSxKxH, v_BxSxKxE))
     product = partial(jax.lax.dot_general, preferred_element_type=wide)
     s_BxNxTxS = product(q, k, (((2,), (2,)), ((0,), (0,)))).reshape(B, N, T, S)
     if bias is not None:
         s_BxNxTxS = s_BxNxTxS + bias
     if is_causal or local_window_size is not None:
-        mask = _merge(mask, T, S, is_causal, local_window_size, key_value_seq_lengths)
-    elif key_value_seq_lengths is not None:
-        seen = (jnp.arange(S)[None] < key_value_seq_lengths[:, None])[:, None, None]
-        mask = seen if mask is None else mask & seen
+        mask = _merge(mask, T, S, is_causal, local_window_size, None)
     if mask is not None:  # added, since XLA computes a sum with the product, and a choice in a pass of its own
         s_BxNxTxS = s_BxNxTxS + jnp.where(mask, 0, jnp.finfo(wide).min / 2).astype(wide)
-    # The barriers keep XLA from one fused program, in which a CPU takes the exponential a sixth slower. The column of
-    # ones beside the values sums the weights in the same product, so nothing is normalised but the result.
-    s_BxNxTxS = jax.lax.optimization_barrier(s_BxNxTxS)
-    most_BxNxTx1 = jax.lax.optimization_barrier(jax.lax.stop_gradient(s_BxNxTxS.max(-1, keepdims=True)))
-    p = jnp.exp(s_BxNxTxS - most_BxNxTx1).astype(v.dtype).reshape(B * K, G * T, S)
-    v = jnp.concatenate([v, jnp.ones((*v.shape[:2], 1), v.dtype)], axis=-1)
+    s_BxNxTxS = materialize(s_BxNxTxS)  # products take the exponential into their own program, where it is slower
+    most_BxNxTx1 = jax.lax.stop_gradient(s_BxNxTxS.max(-1, keepdims=True))
+    p = materialize(jnp.exp(s_BxNxTxS - most_BxNxTx1).astype(v.dtype)).reshape(B * K, G * T, S)
     y = product(p, v, (((2,), (1,)), ((0,), (0,))))
     y = (y[..., :H] / y[..., H:]).reshape(B, N, T, H)
     return jnp.moveaxis(y.astype(q_BxTxNxH.dtype), 1, 2)

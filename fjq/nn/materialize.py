@@ -6,9 +6,11 @@ import jax
 def materialize(x):
     """x itself, written to memory where it stands.
 
-    XLA on a CPU computes cheap values again for each of their readers, so a residual stream is summed again from the
-    first block on in every block, forward and backward; `jax.lax.optimization_barrier` is gone before it fuses. What
-    leaves a branch is computed once: a training step of the TCN takes a twelfth less. Elsewhere nothing happens.
+    XLA on a CPU computes cheap values again for each of their readers: a residual stream is summed again from the first
+    block on in every block, forward and backward. It also takes into a product what stands beside it, such as the
+    exponential of attention, which is slower there. `jax.lax.optimization_barrier` is gone before it fuses; what leaves
+    a branch is computed once and alone: a training step of the TCN takes a twelfth less, attention of 288 positions in
+    bfloat16 a fifth. Elsewhere nothing happens.
     """
     return jax.lax.platform_dependent(x, cpu=_leave_branch, default=lambda x: x)
 

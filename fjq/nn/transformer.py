@@ -19,7 +19,7 @@ from fjq.nn.norm import LayerNorm
 
 # What a layer keeps for the backward pass: everything; what matrix products and attention gave; only its input.
 POLICIES = ('none', 'dots', 'block')
-GROUP_BYTES = 6 * 2**20  # of attention weights that a CPU computes at a time
+GROUP_BYTES = 12 * 2**20  # of attention weights that a CPU computes at a time
 
 
 class Block(nnx.Module):

@@ -128,6 +128,19 @@ def test_queries_without_keys_are_zero_with_zero_gradients(case):
         assert not np.asarray(gradient)[unseen].any()
 
 
+def test_what_lies_beyond_a_length_changes_nothing_however_large():
+    q, k, v = _single(*_inputs())
+    bias = np.random.default_rng(3).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    lengths = jnp.array([2, 5])
+    run = lambda k, v, bias: attend(q, k, v, bias=bias, kv_lengths_B=lengths)
+    every = jax.grad(lambda *a: (run(*a) ** 2).sum(), (0, 1, 2))
+    far = np.arange(6)[None] >= np.asarray(lengths)[:, None]
+    large = np.where(far[..., None, None], 1e4, k), np.where(far[..., None, None], -1e4, v)
+    beyond = np.where(np.arange(6) >= 5, 1e4, bias)
+    for a, b in zip([run(*large, beyond), *every(*large, beyond)], [run(k, v, bias), *every(k, v, bias)], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_gradients_equal_finite_differences():
     arrays = _inputs(queries=3, keys=5)
     mask = np.random.default_rng(1).random((2, 3, 5)) < 0.6
