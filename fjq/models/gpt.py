@@ -20,6 +20,7 @@ from flax import nnx
 
 from fjq.errors import InputError
 from fjq.nn.attention import attend
+from fjq.nn.chains import side_by_side
 from fjq.nn.dense import dense
 from fjq.nn.dropout import dropout
 from fjq.nn.norm import rms_norm
@@ -144,7 +145,8 @@ class Block(nnx.Module):
     def __call__(self, x_BxTxD, angles, mask_BxTxT, key) -> tuple[jax.Array, Cache]:
         q, k, v = self.attn.split(rms_norm(x_BxTxD, eps=EPS), angles)
         keys = (None, None) if key is None else jax.random.split(key)
-        y = self.attn.join(attend(q, k, v, causal=True, mask=mask_BxTxT))
+        attention = lambda q, k, v, mask: attend(q, k, v, causal=True, mask=mask)
+        y = self.attn.join(side_by_side(attention, q, k, v, mask_BxTxT))
         x = x_BxTxD + dropout(y, self.rate, keys[0]).astype(jnp.float32)
         return self._think(x, keys[1]), Cache(k.swapaxes(1, 2), v.swapaxes(1, 2))
 

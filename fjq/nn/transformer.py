@@ -13,13 +13,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 from fjq.errors import InputError
 from fjq.nn.attention import attend
+from fjq.nn.chains import in_halves
 from fjq.nn.dense import Dense, dense, gelu
 from fjq.nn.dropout import dropout
 from fjq.nn.norm import LayerNorm
 
 # What a layer keeps for the backward pass: everything; what matrix products and attention gave; only its input.
 POLICIES = ('none', 'dots', 'block')
-GROUP_BYTES = 12 * 2**20  # of attention weights that a CPU computes at a time
+GROUP_BYTES = 12 * 2**20  # of attention weights that a chain on a CPU computes at a time
 
 
 class Block(nnx.Module):
@@ -69,16 +70,18 @@ def attend_by_groups(qkv_NxTx3D, heads: int, lengths_N):
 
 
 def map_groups(on_cpu, elsewhere, x_NxTxC, lengths_N, heads: int):
-    """A function of (x, lengths); on a CPU of a few sequences at a time, whose attention weights stay in its cache."""
+    """A function of (x, lengths); on a CPU of a few sequences at a time, in two chains whose attention weights stay in
+    its cache."""
     count, slots, _ = x_NxTxC.shape
     most = max(1, GROUP_BYTES // (4 * heads * slots * slots))
     if not isinstance(count, int) or count <= most:  # an exported program has any number of sequences
         return elsewhere(x_NxTxC, lengths_N)
-    group = max(d for d in range(1, most + 1) if count % d == 0)
+    group = max(d for d in range(1, 2 * most + 1) if count % d == 0)
+    chained = on_cpu if group == 1 or jax.device_count() > 1 else in_halves(on_cpu)
 
     def by_groups(*arrays):
         cut = jax.tree.map(lambda x: x.reshape(count // group, group, *x.shape[1:]), arrays)
-        return jax.lax.map(lambda item: on_cpu(*item), cut).reshape(count, slots, -1)
+        return jax.lax.map(lambda item: chained(*item), cut).reshape(count, slots, -1)
 
     return jax.lax.platform_dependent(x_NxTxC, lengths_N, cpu=by_groups, default=elsewhere)
 

@@ -60,8 +60,9 @@ def test_a_stack_is_its_blocks_one_after_the_other():
 
 
 def in_groups(monkeypatch, function, *arguments):
-    """What a function gives without and with groups of two sequences of 7 slots and two heads."""
+    """What a function gives without and with groups of three sequences of 7 slots and two heads, in two chains."""
     whole = jax.jit(function)(*arguments)
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
     monkeypatch.setattr(transformer, 'GROUP_BYTES', 2 * 4 * 2 * 7 * 7)
     jax.clear_caches()
     compiled = jax.jit(function).lower(*arguments).compile()
