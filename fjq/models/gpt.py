@@ -143,12 +143,14 @@ class Block(nnx.Module):
         self.attn, self.mlp, self.rate = Attention(config, rngs=rngs), Mlp(config, rngs=rngs), config.dropout
 
     def __call__(self, x_BxTxD, angles, mask_BxTxT, key) -> tuple[jax.Array, Cache]:
-        q, k, v = self.attn.split(rms_norm(x_BxTxD, eps=EPS), angles)
         keys = (None, None) if key is None else jax.random.split(key)
-        attention = lambda q, k, v, mask: attend(q, k, v, causal=True, mask=mask)
-        y = self.attn.join(side_by_side(attention, q, k, v, mask_BxTxT))
-        x = x_BxTxD + dropout(y, self.rate, keys[0]).astype(jnp.float32)
-        return self._think(x, keys[1]), Cache(k.swapaxes(1, 2), v.swapaxes(1, 2))
+        y, cache = side_by_side(self._attend, x_BxTxD, angles, mask_BxTxT)
+        return self._think(x_BxTxD + dropout(y, self.rate, keys[0]).astype(jnp.float32), keys[1]), cache
+
+    def _attend(self, x_BxTxD, angles, mask_BxTxT):
+        q, k, v = self.attn.split(rms_norm(x_BxTxD, eps=EPS), angles)
+        y = self.attn.join(attend(q, k, v, causal=True, mask=mask_BxTxT))
+        return y, Cache(k.swapaxes(1, 2), v.swapaxes(1, 2))
 
     def extend(self, x_RxPxTxD, angles, prompt: Cache, own: Cache | None, at) -> tuple[jax.Array, Cache]:
         """T further positions of each continuation. `own` holds S places, of which those before `at` are filled; None
@@ -214,10 +216,10 @@ class Model(nnx.Module):
           InputError: sequences are longer than the model.
         """
         length = tokens_BxT.shape[1]
-        mask, angles = None, self._angles(0, length)
+        mask, place = None, np.arange(length)[None]
         if segment_BxT is not None:
-            mask = segment_BxT[:, :, None] == segment_BxT[:, None, :]
-            angles = tuple(jnp.asarray(t)[places(segment_BxT)] for t in angles)
+            mask, place = segment_BxT[:, :, None] == segment_BxT[:, None, :], places(segment_BxT)
+        angles = tuple(jnp.asarray(t)[place] for t in self._angles(0, length))
         x, caches = self._embed(tokens_BxT), []
         if key is not None:
             x = dropout(x, self.config.dropout, jax.random.fold_in(key, len(self.h)))

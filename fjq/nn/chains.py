@@ -10,8 +10,8 @@ def side_by_side(function, *arrays):
     """function(*arrays), whose rows do not depend on each other; on a CPU in two chains of half of the rows.
 
     XLA on a CPU runs a product of many small matrices on one core, so that attention leaves the others idle; operations
-    of chains that do not wait for each other overlap. The gradient of attention at 16 x 128 x 8 x 64 takes a seventh
-    less. Several devices share the cores already, and would have to exchange rows.
+    of chains that do not wait for each other overlap: a training step of a GPT of 6 x 512 takes a twentieth less.
+    Several devices share the cores already, and would have to exchange rows.
     """
     rows = arrays[0].shape[0]
     if not isinstance(rows, int) or rows < 2 or arrays[0].size < LEAST or jax.device_count() > 1:
@@ -20,11 +20,13 @@ def side_by_side(function, *arrays):
 
 
 def in_halves(function):
-    """The same function as two chains; arguments are arrays with rows first, or None."""
+    """The same function as two chains. Its arguments are trees of arrays with rows first, one row standing for all; it
+    gives a tree of arrays with rows first."""
 
     def halves(*arrays):
         middle = arrays[0].shape[0] // 2
-        parts = [jax.tree.map(lambda x, s=s: x[s], arrays) for s in (slice(middle), slice(middle, None))]
-        return jnp.concatenate([function(*part) for part in parts])
+        take = lambda half: jax.tree.map(lambda x: x if x.shape[0] == 1 else x[half], arrays)
+        parts = [function(*take(half)) for half in (slice(middle), slice(middle, None))]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
     return halves

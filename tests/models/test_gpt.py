@@ -15,6 +15,7 @@ from fjq.launch import load_config
 from fjq.models.gpt import Gpt, Model, places
 from fjq.models.microchat import Microchat
 from fjq.models.sampling import score
+from fjq.nn import chains
 from fjq.torch_names import to_state_dict
 from interop import convert
 from interop.microchat_modules import Gpt as TorchGpt
@@ -78,6 +79,26 @@ def test_no_token_sees_a_later_one():
 
 
 SLOWER = [{'kv_heads': 0, 'embedding_norm': True, 'softcap': 5.0}, {'tied': True}]
+
+
+@pytest.mark.parametrize('packed', [False, True])
+def test_rows_in_two_chains_are_the_rows(monkeypatch, packed):
+    """Values, keys, caches and gradients, as on a CPU with one device and rows enough."""
+    pure, params = make(small(layers=2, dropout=0.5))
+    ids, segment = tokens((5, 16)), jnp.arange(80).reshape(5, 16) // 7 if packed else None
+
+    def hidden(params):
+        (x, caches), _ = pure.apply(params, {}, Model.hidden, ids, segment, jax.random.key(1))
+        return jnp.sin(x).sum(), (x, caches)
+
+    find = lambda: jax.jit(jax.value_and_grad(hidden, has_aux=True)).lower(params)
+    whole = find()
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    monkeypatch.setattr(chains, 'LEAST', 0)
+    halves = find()
+    assert halves.as_text().count('dot_general') > whole.as_text().count('dot_general')
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+    jax.tree.map(close, halves.compile()(params), whole.compile()(params))
 
 
 @pytest.mark.parametrize('changes', [{}, *(pytest.param(c, marks=pytest.mark.slow) for c in SLOWER)])
