@@ -21,7 +21,7 @@ DISTINCT = ('id', 'participant_timestamp', 'sequence_number', 'sip_timestamp', '
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Gives a name to write to; the file gets its own name when the block ends, and never after an error."""
-    part = path.with_name(f'.{path.name}.part')
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')  # two runs may simulate one market
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
