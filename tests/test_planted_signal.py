@@ -1,4 +1,4 @@
-"""A signal that is there is found: ten simulated years, about eight minutes on two cores."""
+"""A signal that is there is found: twenty simulated years, about seven minutes on two cores."""
 
 import runpy
 from pathlib import Path

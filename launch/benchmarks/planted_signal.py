@@ -1,4 +1,4 @@
-"""Can the encoder find a signal that is there? Ten simulated years, scored beside the baselines on the last four.
+"""Can the encoder find a signal that is there? Twenty simulated years, scored beside the baselines on the last six.
 
   python launch/benchmarks/planted_signal.py            about eight minutes on two CPU cores
 
