@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from fjq.checkpoint import write_atomic
+from fjq.atomic import write_atomic
 from fjq.compare import count_overlap
 from fjq.config import LEVELS, from_dict, to_dict
 from fjq.errors import InputError

@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from fjq import seal
+from fjq.atomic import write_atomic
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.mesh import from_first, wait_for_all
@@ -249,13 +250,3 @@ def _probe(folder: Path) -> None:
     """Fails at once where Orbax would fail in the background, with threads that hold up the exit for minutes."""
     with tempfile.TemporaryDirectory(dir=folder, prefix='.probe-') as probe:
         (Path(probe) / 'file').write_bytes(bytes(4096))
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: temporary name, flush to disk, rename."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    with open(temporary, 'wb') as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)

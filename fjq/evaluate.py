@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fjq import compare
+from fjq.atomic import write_atomic
 from fjq.baselines import PathBaseline, Unavailable
 from fjq.calibration import Calibration, PastErrors, choose_method
-from fjq.checkpoint import write_atomic
 from fjq.config import Evaluate, Experiment
 from fjq.errors import InputError
 from fjq.forecast import Law, Point, Quantiles

@@ -10,7 +10,8 @@ import numpy as np
 from jax import export as jax_export
 
 from fjq import torch_file
-from fjq.checkpoint import Weights, write_atomic
+from fjq.atomic import write_atomic
+from fjq.checkpoint import Weights
 from fjq.errors import InputError
 from fjq.forecast import Point
 from fjq.log import say

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fjq.atomic import write_atomic
+
 T = TypeVar('T')
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_REDRAWS = 0.1
@@ -120,9 +122,7 @@ class Writer:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text(encoding='utf-8').splitlines() if _step_of(line) <= step]
-        part = self.path.with_suffix('.part')
-        part.write_text(''.join(line + '\n' for line in kept), encoding='utf-8')
-        os.replace(part, self.path)
+        write_atomic(self.path, ''.join(line + '\n' for line in kept).encode())
 
     def close(self) -> None:
         """Flushes and closes both files; a later `write` opens them again."""

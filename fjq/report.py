@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from fjq.checkpoint import write_atomic
+from fjq.atomic import write_atomic
 from fjq.errors import InputError
 from fjq.evaluate import conclude, is_known
 from fjq.lineage import Link, find_pages

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from fjq.checkpoint import write_atomic
+from fjq.atomic import write_atomic
 from fjq.config import Experiment, Train, from_json, settle, to_json
 from fjq.errors import InputError
 from fjq.keys import make_key

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fjq.atomic import atomic
 from fjq.errors import InputError
 
 _STORAGE = {
@@ -41,16 +42,8 @@ def write(path: str | Path, obj: Any) -> None:
     """
     path = Path(path)
     program, arrays = _pickle(obj)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            _write_zip(file, program, arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as part, open(part, 'wb') as file:
+        _write_zip(file, program, arrays)
     folder = os.open(path.parent, os.O_RDONLY)  # the rename itself must survive a power cut
     try:
         os.fsync(folder)

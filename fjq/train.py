@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from fjq import log
-from fjq.checkpoint import Checkpoints, read_params, write_atomic
+from fjq.atomic import write_atomic
+from fjq.checkpoint import Checkpoints, read_params
 from fjq.clock import Clock, count_compiles
 from fjq.config import ABSENT, Experiment, find_changes, to_dict
 from fjq.errors import InputError

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pyarrow as pa
 
+from fjq.atomic import write_atomic
 from fjq.calibration import Calibration
-from fjq.checkpoint import read_params, write_atomic
+from fjq.checkpoint import read_params
 from fjq.config import Experiment, to_json
 from fjq.errors import InputError
 from fjq.feed import make_gather, read_batches, read_tail

@@ -13,7 +13,8 @@ from absl import flags
 from safetensors.numpy import save
 
 from fjq import torch_file
-from fjq.checkpoint import read_params, write_atomic
+from fjq.atomic import write_atomic
+from fjq.checkpoint import read_params
 from fjq.errors import InputError
 from fjq.launch import WORKDIR
 from fjq.run import read_config

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fjq.atomic import write_atomic
 from fjq.data import calendar, clock, conditions, frames, source, ticks
 from fjq.data.frames import Frames, frame_day
 from fjq.data.source import DayFile, list_days
@@ -304,9 +305,7 @@ def _digest(value: Any) -> str:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    part = path.with_name(f'{_BUILDING}-{uuid.uuid4().hex}')
-    part.write_text(json.dumps({'content': content, 'check': _digest(content)}, indent=1))
-    os.replace(part, path)
+    write_atomic(path, json.dumps({'content': content, 'check': _digest(content)}, indent=1).encode())
 
 
 def _read_json(path: Path) -> dict | None:

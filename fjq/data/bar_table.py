@@ -3,11 +3,11 @@
 import hashlib
 import inspect
 import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 
+from fjq.atomic import atomic
 from fjq.data import bar_features, clock
 from fjq.data.bar_features import compute_features
 from fjq.data.bars import Bars
@@ -28,9 +28,6 @@ def read_or_compute(cache: str | os.PathLike, bars: Bars, names: tuple[str, ...]
             pass
         say(f'{path} is damaged: the features are computed again')
     table = compute_features(bars, names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f'.{uuid.uuid4().hex[:8]}.part')
-    with open(part, 'wb') as file:
+    with atomic(path) as part, open(part, 'wb') as file:
         np.save(file, table)
-    os.replace(part, path)
     return table

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fjq.atomic import atomic
 from fjq.data import estimators
 from fjq.data.bar_ticks import Prices, read_bars
 from fjq.data.calendar import session_bounds
@@ -161,11 +162,8 @@ def measure_day(prices: Prices, date: datetime.date, options: ComputeRv) -> Day:
 
 def write_table(table: pa.Table, path: str | os.PathLike) -> None:
     """Writes a parquet file that is there whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    pq.write_table(table, part)
-    os.replace(part, path)
+    with atomic(path) as part:
+        pq.write_table(table, part)
 
 
 def _list_files(options: ComputeRv) -> list[Path]:

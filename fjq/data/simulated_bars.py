@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import ndtri
 
+from fjq.atomic import atomic
 from fjq.data.bar_windows import BarWindows
 from fjq.data.calendar import parse_date, sessions
 from fjq.data.clock import DAY, MINUTE, NEW_YORK, to_instants
@@ -55,10 +56,8 @@ class SimulatedMigtData(MigtData):
         name = f'bars_{self.start}_{self.sessions}_{self.minutes}_{self.volatility:g}_{self.market_seed}.parquet'
         path = Path(cache) / name
         if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f'.{os.getpid()}.part')
-            pq.write_table(self.simulate().to_table(), part)
-            os.replace(part, path)
+            with atomic(path) as part:
+                pq.write_table(self.simulate().to_table(), part)
         return MigtData(**fields | WRITTEN | {'path': str(path)})
 
     def open(self, cache: str | os.PathLike, parallel: Parallel) -> BarWindows:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from fjq.atomic import atomic
 from fjq.data.candle_windows import CandleWindowData
 from fjq.data.candles import CandleFiles
 from fjq.data.synthetic.market import scaled
@@ -127,13 +128,11 @@ class PlantedTokenData(SimulatedTokenData):
             )
         name = f'planted_{self.start}_{self.days}_{self.simulated_assets}_{self.states}_{self.noise}_{self.sd}'
         folder = cache / f'{name}_{self.market_seed}'
-        folder.mkdir(parents=True, exist_ok=True)
         for asset in range(self.simulated_assets):
             path = folder / f'P{asset:03d}.csv'
             if not path.is_file():
-                part = path.with_suffix(f'.{os.getpid()}.part')
-                pacsv.write_csv(self._candles(asset), part)
-                os.replace(part, path)
+                with atomic(path) as part:
+                    pacsv.write_csv(self._candles(asset), part)
         return folder
 
     def information(self) -> float:

@@ -1,11 +1,11 @@
 """The tokens of candles, made once for a tokenizer and the candles' content."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 
+from fjq.atomic import atomic
 from fjq.data.candles import Candles, digest
 from fjq.errors import InputError
 from fjq.log import say
@@ -37,8 +37,6 @@ def encode_cached(cache: Path, tokenizer, candles: list[Candles]) -> list[tuple[
             pass
         say(f'{path}: damaged, written again')
     encoded = [encode(tokenizer, c) for c in candles]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f'.{os.getpid()}.npz')
-    np.savez(part, id=np.concatenate([e[0] for e in encoded]), scale=np.concatenate([e[1] for e in encoded]))
-    os.replace(part, path)
+    with atomic(path) as part, open(part, 'wb') as file:
+        np.savez(file, id=np.concatenate([e[0] for e in encoded]), scale=np.concatenate([e[1] for e in encoded]))
     return encoded

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fjq.atomic import write_atomic
 from fjq.data.source import iter_columns, list_days
 from fjq.data.ticks import OPTIONAL, REASONS, TickFiles, keep_trades
 from fjq.errors import InputError
@@ -88,11 +89,7 @@ def top_stocks(
 
 def write_list(tickers: Sequence[str], path: str | os.PathLike, until: datetime.date) -> None:
     """Writes one ticker a line after a note of the last day that it knows; whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_text(''.join(f'{line}\n' for line in (f'{NOTE}{until}', *tickers)), encoding='utf-8')
-    os.replace(part, path)
+    write_atomic(path, ''.join(f'{line}\n' for line in (f'{NOTE}{until}', *tickers)).encode())
 
 
 def check_list(path: str | os.PathLike, until: datetime.date) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fjq.checkpoint import write_atomic
+from fjq.atomic import write_atomic
 from fjq.config import Experiment
 from fjq.data.token_options import Analyze
 from fjq.data.tokens import TokenDataset

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from fjq.checkpoint import write_atomic
+from fjq.atomic import write_atomic
 from fjq.config import Experiment
 from fjq.errors import InputError
 from fjq.jobs.tokenize import open_tokenizer

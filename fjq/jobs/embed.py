@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fjq.checkpoint import write_atomic
+from fjq.atomic import write_atomic
 from fjq.config import Experiment
 from fjq.errors import InputError
 from fjq.log import say, track

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fjq.checkpoint import write_atomic
+from fjq.atomic import write_atomic
 from fjq.config import Experiment
 from fjq.data.candle_windows import CandleWindowData, CandleWindows
 from fjq.data.candles import Candles

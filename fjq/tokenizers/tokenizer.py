@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fjq.atomic import write_atomic
 from fjq.data.candles import Candles
 from fjq.errors import InputError
 from fjq.tokenizers.features import FREE, candle_features, ewma_scale, rebuild
@@ -93,16 +94,13 @@ class Tokenizer:
         """Writes what `fjq.tokenizers.load` reads."""
         from safetensors.numpy import save
 
-        from fjq.data.synthetic.files import atomic
-
         folder = Path(folder)
         settings = {'kind': self.kind, 'hash': self.hash, 'fitted_until': str(self.fitted_until), **self.settings()}
         for name, content in (
             (ARRAYS, save({n: np.ascontiguousarray(v) for n, v in self.arrays().items()})),
             (SETTINGS, json.dumps(settings, indent=1).encode()),
         ):
-            with atomic(folder / name) as part:
-                part.write_bytes(content)
+            write_atomic(folder / name, content)
 
     def _check(self, ids: np.ndarray) -> np.ndarray:
         ids = np.asarray(ids)

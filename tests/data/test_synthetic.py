@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from fjq.data.synthetic import files, scaled, simulate
+from fjq import atomic
+from fjq.data.synthetic import scaled, simulate
 from fjq.errors import InputError
 from fjq.parallel import Parallel
 
@@ -40,7 +41,7 @@ def test_killed_run_goes_on(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    replace, left = files.os.replace, iter(range(3))
+    replace, left = atomic.os.replace, iter(range(3))
 
     def dying(part, path):
         if next(left, None) is None:
@@ -48,7 +49,7 @@ def test_killed_run_goes_on(tmp_path, monkeypatch):
         replace(part, path)
 
     out = tmp_path / 'part'
-    monkeypatch.setattr(files.os, 'replace', dying)
+    monkeypatch.setattr(atomic.os, 'replace', dying)
     with pytest.raises(Killed):
         simulate(out, market)
     monkeypatch.undo()

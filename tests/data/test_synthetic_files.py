@@ -7,7 +7,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from fjq.data.synthetic import files, scaled, simulate, table
+from fjq.data.synthetic import scaled, simulate, table
 
 DAYS = 16  # reach past the holiday of 2022-02-21
 WHAT = ('index', 'spy', 'rv', 'bars', 'daily', 'vix', 'table')
@@ -206,14 +206,3 @@ def test_table_has_clean_paths_and_a_signal(made):
     np.testing.assert_array_equal(clean['M1'], table.simulate_table(7, 400).clean[:, seen.names.index('M1')])
     ours = np.array(written['M1'].to_numpy(), float)
     np.testing.assert_array_equal(ours, table.simulate_table(7, 400).observed[:, seen.names.index('M1')])
-
-
-def test_two_runs_may_write_one_file_at_once(tmp_path, monkeypatch):
-    path = tmp_path / 'day.parquet'
-    with files.atomic(path) as mine:
-        mine.write_text('mine')
-        monkeypatch.setattr(files.os, 'getpid', lambda: 1)
-        with files.atomic(path) as theirs:
-            theirs.write_text('theirs')
-        assert path.read_text() == 'theirs'
-    assert path.read_text() == 'mine' and [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fjq.atomic import atomic
 from fjq.data.calendar import PRE_OPEN, Date
 from fjq.data.synthetic.assets import Assets, Walk, walk
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.extremes import extremes
-from fjq.data.synthetic.files import atomic, parquet
+from fjq.data.synthetic.files import parquet
 from fjq.data.synthetic.market import Market, Origin
 from fjq.data.synthetic.minutes import Day, Paths, asset_paths, print_clock, simulate_day
 from fjq.data.synthetic.volatility import GAP, PART_VARIANCE, latent

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fjq.atomic import atomic
 from fjq.data.calendar import Date, to_datetime64
 from fjq.data.synthetic import truth
 from fjq.data.synthetic.assets import stock_walk, stocks
 from fjq.data.synthetic.draws import generator
 from fjq.data.synthetic.extremes import extremes
-from fjq.data.synthetic.files import atomic, parquet
+from fjq.data.synthetic.files import parquet
 from fjq.data.synthetic.index import MINUTES, SMILE_NOISE
 from fjq.data.synthetic.market import Market
 from fjq.data.synthetic.minutes import asset_paths, simulate_day

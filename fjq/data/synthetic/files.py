@@ -1,8 +1,7 @@
-"""Files that are whole or absent: written beside their name, moved onto it when complete."""
+"""Files of the simulator, each there whole or not at all."""
 
 import contextlib
 import gzip
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,25 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fjq.atomic import atomic
 from fjq.data.calendar import Date
 
 GZIP_LEVEL = 1
 # Columns whose values differ from row to row: a dictionary of them costs more than half the time of writing.
 DISTINCT = ('id', 'participant_timestamp', 'sequence_number', 'sip_timestamp', 'trf_timestamp')
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Gives a name to write to; the file gets its own name when the block ends, and never after an error."""
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')  # two runs may simulate one market
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield part
-        with open(part, 'rb') as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

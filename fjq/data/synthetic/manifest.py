@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fjq.data.synthetic.files import atomic
+from fjq.atomic import atomic
 from fjq.data.synthetic.market import Market
 from fjq.errors import InputError
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from fjq.atomic import atomic
 from fjq.data.synthetic.draws import generator
-from fjq.data.synthetic.files import atomic, lines, parquet
+from fjq.data.synthetic.files import lines, parquet
 from fjq.data.synthetic.market import Market
 
 FAMILIES = dict(D=9, E=20, I=9, M=18, P=13, S=12, V=13)
