@@ -11,20 +11,19 @@ def side_by_side(function, *arrays):
 
     XLA on a CPU runs a product of many small matrices on one core, so that attention leaves the others idle; operations
     of chains that do not wait for each other overlap: a training step of a GPT of 6 x 512 takes a twentieth less.
-    Several devices share the cores already, and would have to exchange rows.
     """
-    rows = arrays[0].shape[0]
-    if not isinstance(rows, int) or rows < 2 or arrays[0].size < LEAST or jax.device_count() > 1:
+    if not isinstance(arrays[0].shape[0], int) or arrays[0].size < LEAST:
         return function(*arrays)
     return jax.lax.platform_dependent(*arrays, cpu=in_halves(function), default=function)
 
 
 def in_halves(function):
     """The same function as two chains. Its arguments are trees of arrays with rows first, one row standing for all; it
-    gives a tree of arrays with rows first."""
+    gives a tree of arrays with rows first. Several devices share the cores already and would have to exchange rows."""
 
     def halves(*arrays):
-        middle = arrays[0].shape[0] // 2
+        if not (middle := arrays[0].shape[0] // 2) or jax.device_count() > 1:
+            return function(*arrays)
         take = lambda half: jax.tree.map(lambda x: x if x.shape[0] == 1 else x[half], arrays)
         parts = [function(*take(half)) for half in (slice(middle), slice(middle, None))]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)

@@ -77,11 +77,10 @@ def map_groups(on_cpu, elsewhere, x_NxTxC, lengths_N, heads: int):
     if not isinstance(count, int) or count <= most:  # an exported program has any number of sequences
         return elsewhere(x_NxTxC, lengths_N)
     group = max(d for d in range(1, 2 * most + 1) if count % d == 0)
-    chained = on_cpu if group == 1 or jax.device_count() > 1 else in_halves(on_cpu)
 
     def by_groups(*arrays):
         cut = jax.tree.map(lambda x: x.reshape(count // group, group, *x.shape[1:]), arrays)
-        return jax.lax.map(lambda item: chained(*item), cut).reshape(count, slots, -1)
+        return jax.lax.map(lambda item: in_halves(on_cpu)(*item), cut).reshape(count, slots, -1)
 
     return jax.lax.platform_dependent(x_NxTxC, lengths_N, cpu=by_groups, default=elsewhere)
 

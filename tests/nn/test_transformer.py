@@ -62,10 +62,15 @@ def test_a_stack_is_its_blocks_one_after_the_other():
 def in_groups(monkeypatch, function, *arguments):
     """What a function gives without and with groups of three sequences of 7 slots and two heads, in two chains."""
     whole = jax.jit(function)(*arguments)
-    monkeypatch.setattr(jax, 'device_count', lambda: 1)
     monkeypatch.setattr(transformer, 'GROUP_BYTES', 2 * 4 * 2 * 7 * 7)
-    jax.clear_caches()
-    compiled = jax.jit(function).lower(*arguments).compile()
+    lowered = []
+    for devices in (jax.device_count(), 1):
+        monkeypatch.setattr(jax, 'device_count', lambda devices=devices: devices)
+        jax.clear_caches()
+        lowered.append(jax.jit(function).lower(*arguments))
+    one, two = (program.as_text().count('dot_general') for program in lowered)
+    assert two > one  # several devices keep one chain
+    compiled = lowered[-1].compile()
     assert 'while' in compiled.as_text()
     return jax.tree.leaves(whole), jax.tree.leaves(compiled(*arguments))
 
