@@ -14,8 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import uuid
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fjq.atomic import write_atomic
+from fjq.atomic import is_left_over, make_mark, sweep, write_atomic
 from fjq.data import calendar, clock, conditions, frames, source, ticks
 from fjq.data.frames import Frames, frame_day
 from fjq.data.source import DayFile, list_days
@@ -246,7 +244,7 @@ def _build_day(
         return e
     made = frame_ticks(content, framing, tickers)
     arrays = {n: a for n, a in made._asdict().items() if a is not None}
-    building = folder / f'{_BUILDING}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}'
+    building = folder / f'{_BUILDING}-{make_mark()}'
     building.mkdir()
     for n, array in arrays.items():
         np.save(building / f'{n}.npy', array)
@@ -320,19 +318,9 @@ def _read_json(path: Path) -> dict | None:
 def _clean(folder: Path, wanted: set[str]) -> None:
     """Removes days that a newer file took the place of, and what killed builds of this machine left."""
     dates = {name[:10] for name in wanted}
+    sweep(folder)
     for path in folder.iterdir():
-        mine = path.name.startswith(f'{_BUILDING}-{socket.gethostname()}-')
         if path.name[:10] in dates and path.name not in wanted:
             shutil.rmtree(path, ignore_errors=True)
-        elif mine and (path.name.endswith('damaged') or not _is_alive(path.name.split('-')[-2])):
+        elif path.name.startswith(_BUILDING) and (path.name.endswith('damaged') or is_left_over(path.name)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fjq.atomic import sweep
 from fjq.data.calendar import Date, closed_weekdays
 from fjq.data.synthetic import bars, daily, index, manifest, options, stocks, table, truth
 from fjq.data.synthetic.market import Market, check
@@ -38,6 +39,7 @@ def simulate(out: Path, market: Market, parallel: Parallel | None = None) -> dic
     check(market)
     if out.exists() and not out.is_dir():
         raise InputError('this is a file', file=out, remedy='name a folder')
+    sweep(out)
     count = daily.session_count(market)
     made: dict[str, Path] = {}
     for stream in market.what:
