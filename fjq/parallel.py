@@ -1,7 +1,9 @@
 """One map over many processes: on this machine with joblib, or on a Dask cluster."""
 
+import contextlib
 import dataclasses
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +62,20 @@ def _call(fn: Callable[[Item], Result], folder: str, i: int, item: Item) -> tupl
     return i, fn(item)
 
 
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started inside never hear Ctrl-C: this one does, afterwards, and ends them.
+
+    A terminal sends it to all of a group. A worker that heard it could leave half an answer in the pipe to this
+    process, which would then wait for the rest.
+    """
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
 def _run_local(fn, items: list, workers: int, what: str) -> Iterator[tuple[int, Any]]:
     import joblib
     from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -70,7 +86,8 @@ def _run_local(fn, items: list, workers: int, what: str) -> Iterator[tuple[int, 
         pairs = None
         try:
             # A worker may die while the first items are still being handed out, inside this call.
-            pairs = joblib.Parallel(n_jobs=workers, return_as='generator_unordered')(calls)
+            with _deaf_to_ctrl_c():
+                pairs = joblib.Parallel(n_jobs=workers, return_as='generator_unordered')(calls)
             for i, result in pairs:
                 waiting.remove(i)
                 yield i, result

@@ -102,6 +102,17 @@ def test_a_negative_count_is_refused():
         run(_square, [1], Parallel(workers=-1), what='squares')
 
 
+def _interrupt_itself(x):
+    os.kill(os.getpid(), signal.SIGINT)
+    return x
+
+
+def test_ctrl_c_is_the_main_process_s_alone():
+    """A worker that heard it could leave half an answer in the pipe, and the run would wait for the rest."""
+    assert run(_interrupt_itself, range(4), Parallel(workers=2), what='interrupted') == [0, 1, 2, 3]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_ctrl_c_stops_at_once_and_leaves_no_process(tmp_path):
     script = tmp_path / 'long.py'
     script.write_text(
