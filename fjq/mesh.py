@@ -104,6 +104,8 @@ def make_mesh(config: Mesh) -> jax.sharding.Mesh:
 def count_micro_batches(rows: int, asked: int, devices: int = 1) -> int:
     """The fewest micro-batches of equal size in which no device holds more rows at once than one device would.
 
+    Sums are the same for any number of them; what dropout and other noise draw is not.
+
     Args:
       rows: of a batch of all processes.
       asked: `train.micro_batches`, into which one device cuts the batch.

@@ -20,7 +20,8 @@ Params = dict[str, Any]
 
 
 class Loss(NamedTuple):
-    """Sums, divided once at the very end, so that padding, micro-batches and devices agree.
+    """Sums, divided once at the very end, so that padding, micro-batches and devices agree (but for what `key` draws,
+    which is drawn anew for each micro-batch).
 
     total: sum of the per-row losses of the rows that take part, float32 scalar.
     weight: what to divide `total` by (rows, tokens or targets that take part).

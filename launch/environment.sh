@@ -18,9 +18,9 @@ find_python() {
 install() {
     extras=$1
     python=.venv/bin/python
-    if [ ! -x "$python" ]; then
+    if ! "$python" -m pip --version >/dev/null 2>&1; then  # absent, or interrupted before pip was in it
         base=$(find_python) || exit 2
-        "$base" -m venv .venv || {
+        "$base" -m venv --clear .venv || {
             echo 'the venv module of Python is absent; on Debian and Ubuntu: apt-get install python3-venv' >&2
             exit 2
         }
