@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -23,7 +24,9 @@ class Parallel:
     """Where the work on many files runs."""
 
     workers: int = 0  # processes on this machine; 0 = one for each core, 1 = no other process
-    scheduler: str = ''  # address of a Dask scheduler ('tcp://host:8786'); '' = this machine
+    # Address of a Dask scheduler ('tcp://host:8786'); '' = this machine. Its workers see the files under the same paths
+    # and serve one folder at a time: they work in the one that the map was started in.
+    scheduler: str = ''
 
 
 def run(fn: Callable[[Item], Result], items: Sequence[Item], parallel: Parallel, *, what: str) -> list[Result]:
@@ -58,7 +61,14 @@ def run(fn: Callable[[Item], Result], items: Sequence[Item], parallel: Parallel,
 
 
 def _call(fn: Callable[[Item], Result], folder: str, i: int, item: Item) -> tuple[int, Result]:
-    os.chdir(folder)  # a worker outlives the map that started it, and relative paths are those of this one
+    try:
+        os.chdir(folder)  # a worker outlives the map that started it, and relative paths are those of this one
+    except OSError as e:
+        raise InputError(
+            f'a worker can not enter {folder} ({e.strerror})',
+            column='parallel.scheduler',
+            remedy='start the workers where the files lie under the same paths',
+        ) from e
     return i, fn(item)
 
 
@@ -136,15 +146,16 @@ def _run_cluster(fn, items: list, scheduler: str, what: str) -> Iterator[tuple[i
                 remedy=f'start some with `dask worker {scheduler}`',
             ) from e
         run_id = f'{what}-{time.time_ns()}'
-        keys = {f'{run_id}-{i}': i for i in range(len(items))}
-        futures = client.map(fn, items, key=list(keys), pure=False)
+        numbers = range(len(items))
+        call = functools.partial(_call, fn, os.getcwd())
+        futures = client.map(call, numbers, items, key=[f'{run_id}-{i}' for i in numbers], pure=False)
         try:
             for future, result in as_completed(futures, loop=client.loop, with_results=True, raise_errors=False):
                 if future.status == 'error':
                     raise result[1]
                 if future.status != 'finished':
                     raise CancelledError(future.key)
-                yield keys[future.key], result
+                yield result
                 future.release()
         except (KilledWorker, CancelledError) as e:
             raise InputError(

@@ -163,6 +163,15 @@ def test_cluster_results_equal_local_ones(cluster):
     assert os.getpid() not in run(_pid, range(4), parallel, what='pids')
 
 
+def test_cluster_workers_work_in_the_folder_of_the_map(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parallel = Parallel(scheduler=cluster.scheduler_address)
+    assert run(_folder, range(2), parallel, what='folders') == [tmp_path, tmp_path]
+    monkeypatch.setattr('os.getcwd', lambda: '/no/such/folder')
+    with pytest.raises(InputError, match='a worker can not enter /no/such/folder'):
+        run(_folder, range(2), parallel, what='folders')
+
+
 def test_a_killed_cluster_worker_loses_and_doubles_nothing(cluster, tmp_path):
     """One of two worker processes is killed midway: the items it had finished and the one it held are run again."""
     parallel = Parallel(scheduler=cluster.scheduler_address)

@@ -13,6 +13,7 @@ import numpy as np
 from fjq.atomic import write_atomic
 from fjq.data.source import iter_columns, list_days
 from fjq.data.ticks import OPTIONAL, REASONS, TickFiles, keep_trades
+from fjq.data.windows import next_start
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.parallel import Parallel, run
@@ -111,13 +112,8 @@ def last_whole_day(train_end: str) -> datetime.date:
     Raises:
       InputError: the text is no date.
     """
-    try:
-        end = np.datetime64(train_end)
-        return (end.astype('datetime64[D]') - np.timedelta64(0 if len(train_end) == 10 else 1, 'D')).item()
-    except ValueError as e:
-        raise InputError(
-            f'{train_end!r} is no date', column='data.split.train_end', remedy='write it as 2022-12-31'
-        ) from e
+    start = next_start(train_end, 'data.split.train_end')
+    return (start.astype('datetime64[D]') - np.timedelta64(1, 'D')).item()
 
 
 def _sum_file(by: str, files: TickFiles, path: Path) -> dict[str, float] | str:

@@ -53,7 +53,7 @@ class Split:
 
     def starts(self) -> tuple[np.datetime64, np.datetime64]:
         """The first moments of valid and of test."""
-        return _next_start(self.train_end, 'train_end'), _next_start(self.valid_end, 'valid_end')
+        return next_start(self.train_end, 'train_end'), next_start(self.valid_end, 'valid_end')
 
 
 def split_at(time, label_end, starts, *, purge: float, embargo: float) -> Parts:
@@ -197,8 +197,12 @@ def _cast(position, time: np.ndarray):
     return np.asarray(position).astype(time.dtype)[()]
 
 
-def _next_start(end: str, field: str) -> np.datetime64:
-    """The first moment after an ISO date (its whole day) or datetime."""
+def next_start(end: str, field: str) -> np.datetime64:
+    """The first moment after an ISO date (all of its day, month or year) or datetime.
+
+    Raises:
+      InputError: the text is no date.
+    """
     try:
         moment = np.datetime64(end)
     except ValueError:

@@ -59,6 +59,8 @@ def test_the_list_is_that_of_the_train_days(config, trades, tmp_path, capsys):
 def test_a_moment_inside_a_day_leaves_the_day_out():
     assert last_whole_day('2022-02-08') == datetime.date(2022, 2, 8)
     assert last_whole_day('2022-02-08T12:00') == datetime.date(2022, 2, 7)
+    assert last_whole_day('2022-02') == datetime.date(2022, 2, 28)  # of a month or a year, all of it, as the split does
+    assert last_whole_day('2022') == datetime.date(2022, 12, 31)
     with pytest.raises(InputError, match="'soon' is no date"):
         last_whole_day('soon')
 
