@@ -7,12 +7,13 @@ The defaults here are the variants that kept 2 to 7 % there; `tests/test_compare
 Nor are rows of one moment independent, as assets move together: whatever has several counts moments, not rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special, stats
 
+from fjq import metrics
 from fjq.errors import InputError
 from fjq.forecast import Law, Quantiles, Samples
 
@@ -33,6 +34,22 @@ class Interval(NamedTuple):
 
     low: float | np.ndarray
     high: float | np.ndarray
+
+
+def _same(x):
+    return x
+
+
+class Bounded(NamedTuple):
+    """A statistic that can not be beyond some value, for `block_bootstrap`: `scale` maps it to where there are no ends,
+    increasing, and `back` undoes that. So its interval stays where the statistic can be."""
+
+    statistic: Callable[[np.ndarray], np.ndarray]
+    scale: Callable[[np.ndarray], np.ndarray]
+    back: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, means: np.ndarray) -> np.ndarray:
+        return self.statistic(means)
 
 
 def diebold_mariano(loss_a, loss_b, *, horizon: int, variance: str = 'cosine') -> Test:
@@ -102,12 +119,13 @@ def block_bootstrap(
       block: rows in a block; with `time`, moments.
       draws: resamples.
       seed: of the resampling.
-      statistic: means [..., K] (or [...] for values [N]) -> [...]; None = the means themselves.
+      statistic: means [..., K] (or [...] for values [N]) -> [...], `Bounded` where it has ends; None = the means.
       level: of the interval.
       time: [N] in any order; rows of one moment, such as those of assets that move together, are resampled together.
 
     Returns:
-      Interval; from -inf to inf where there are not even two blocks.
+      Interval; from -inf to inf where there are not even two blocks, or the statistic is at an end of its scale or
+      not defined for some resamples: then nothing says how far off it may be.
 
     Raises:
       InputError: a value that is not finite, or a block or number of draws below 1.
@@ -116,22 +134,18 @@ def block_bootstrap(
     n = len(values)
     if block < 1 or draws < 1 or not 0 < level < 1:
         raise InputError(f'a block of {block} rows, {draws} draws, level {level}', remedy='give 1 or more of each')
-    statistic = statistic or (lambda means: means)
+    if not isinstance(statistic, Bounded):
+        statistic = Bounded(statistic or _same, _same, _same)
+    judge = statistic
     if time is not None:
+        columns = values.shape[1:]
+        judge = lambda means: statistic((means[..., :-1] / means[..., -1:]).reshape(means.shape[:-1] + columns))
         sums, count = sum_moments(values.reshape(n, -1), time)
-        of_rows = lambda means: (means[..., :-1] / means[..., -1:]).reshape(means.shape[:-1] + values.shape[1:])
-        return block_bootstrap(
-            np.concatenate([sums, count[:, None]], 1),
-            block=block,
-            draws=draws,
-            seed=seed,
-            statistic=lambda means: statistic(of_rows(means)),
-            level=level,
-        )
-    estimate = statistic(values.mean(0))
+        values, n = np.concatenate([sums, count[:, None]], 1), len(count)
+    estimate = judge(values.mean(0))
+    unknown = np.full(np.shape(estimate), np.inf)[()]
     blocks = n / block
     if blocks < 2:
-        unknown = np.full(np.shape(estimate), np.inf)[()]
         return Interval(-unknown, unknown)
     rng = np.random.Generator(np.random.Philox(seed))
     running = np.concatenate([np.zeros_like(values[:1]), np.cumsum(np.concatenate([values, values]), axis=0)])
@@ -144,8 +158,39 @@ def block_bootstrap(
     means = np.concatenate(means)
     tails = (1 - level) / 2, (1 + level) / 2
     stretch = stats.t.ppf(tails[1], blocks - 1) / stats.norm.ppf(tails[1]) * np.sqrt(blocks / (blocks - 1))
-    low, high = (estimate + stretch * (q - estimate) for q in np.quantile(statistic(means), tails, axis=0))
-    return Interval(low, high)
+    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):  # at an end of the scale, and close to it
+        middle, *ends = (statistic.scale(x) for x in (estimate, *np.quantile(judge(means), tails, axis=0)))
+        low, high = (statistic.back(middle + stretch * (end - middle)) for end in ends)
+    known = np.isfinite(low) & np.isfinite(high)
+    return Interval(np.where(known, low, -unknown)[()], np.where(known, high, unknown)[()])
+
+
+def share_interval(hits, *, block: int, draws: int, seed: int, level: float = 0.95, time=None) -> Interval:
+    """An interval for the share of dependent hits, within [0, 1] (Korn and Graubard 1998).
+
+    It is that of Clopper and Pearson (1934), exact for independent hits, for as many of them as have the spread that
+    the block bootstrap finds, between one a block and all. Hits that are alike show it none, and are one a block.
+
+    Args:
+      hits: [N] bool, or between 0 and 1 where a hit is shared; the rest is that of `block_bootstrap`.
+
+    Returns:
+      Interval; from -inf to inf where there are not even two blocks.
+    """
+    hits = np.asarray(hits, np.float64)
+    low, high = block_bootstrap(hits, block=block, draws=draws, seed=seed, level=level, time=time)
+    if not np.isfinite(high - low):
+        return Interval(low, high)
+    share, tail = hits.mean(), (1 - level) / 2
+    alone = share * (1 - share)  # the variance of one hit
+    spread = max(((high - low) / (2 * stats.norm.isf(tail))) ** 2, alone / len(hits))
+    moments = len(hits) if time is None else len(np.unique(time))
+    count = max(alone / spread if spread else 0.0, moments / block)
+    hit, missed = count * share, count * (1 - share)
+    return Interval(
+        float(stats.beta.ppf(tail, hit, missed + 1)) if hit else 0.0,
+        float(stats.beta.isf(tail, hit + 1, missed)) if missed else 1.0,
+    )
 
 
 def sum_moments(values, time) -> tuple[np.ndarray, np.ndarray]:
@@ -156,10 +201,17 @@ def sum_moments(values, time) -> tuple[np.ndarray, np.ndarray]:
     return sums, count
 
 
-def relative_skill(means: np.ndarray) -> np.ndarray:
-    """1 - mean loss of the model / mean loss of the reference, from means [..., 2]; for `block_bootstrap`."""
+def _relative_skill(means: np.ndarray) -> np.ndarray:
     with np.errstate(divide='ignore', invalid='ignore'):  # a reference without any loss
         return 1 - means[..., 0] / means[..., 1]
+
+
+# 1 - mean loss of the model / mean loss of the reference, from means [..., 2]
+relative_skill = Bounded(_relative_skill, lambda skill: -np.log1p(-skill), lambda x: -np.expm1(-x))
+# Pearson's, from the means of `metrics.comoments` [..., 6], by Fisher's z
+correlation = Bounded(lambda means: metrics.correlation(np.moveaxis(means, -1, 0)), np.arctanh, np.tanh)
+# the mean of what is positive, such as bits
+positive_mean = Bounded(_same, np.log, np.exp)
 
 
 def effective_size(n: int, overlap: float) -> float:
@@ -256,18 +308,6 @@ def christoffersen(hits, level: float) -> Test:
         free = free + _log_likelihood((after & (before == state)).sum(0), (before == state).sum(0))
     chain = 2 * (free - _log_likelihood(after.sum(0), len(after)))
     return _chi2(kupiec(hits, level).statistic + chain, 2)
-
-
-def reliability(law: Law, target, levels: Sequence[float], mask=None) -> dict[str, np.ndarray]:
-    """How often targets fell at or below each forecast quantile: columns `level`, `observed` and `n`, one row a level.
-
-    target: [...]; all entries that take part count together.
-    """
-    target = np.asarray(target)
-    keep = np.broadcast_to(np.asarray(True if mask is None else mask, bool), target.shape)
-    quantiles = np.asarray(law.quantile(np.asarray(levels)))
-    below = (np.where(keep, target, 0.0)[..., None] <= quantiles)[keep]
-    return {'level': np.asarray(levels, np.float64), 'observed': below.mean(0), 'n': np.full(len(levels), len(below))}
 
 
 def _log_likelihood(count, n, rate=None):

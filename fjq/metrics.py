@@ -80,18 +80,11 @@ def huber(target, prediction, mask=None, axis=None, *, delta: float) -> Pair:
 def qlike(target, prediction, mask=None, axis=None, *, power: int, floor: float) -> Pair:
     """x - ln x - 1 with x = (y / f)^power (Patton 2011): power 2 for volatilities, 1 for variances.
 
-    Predictions below `floor` count as `floor`; report how many with `clipped`. Targets must be positive:
-    a target of 0 gives infinity.
+    Predictions below `floor` count as `floor`. Targets must be positive: a target of 0 gives infinity.
     """
     xp, y, f, mask = _start(target, _mean(prediction), mask)
     log_x = power * (xp.log(y) - xp.log(xp.maximum(f, floor)))
     return total(xp.expm1(log_x) - log_x, mask, axis)
-
-
-def clipped(target, prediction, mask=None, axis=None, *, floor: float) -> Pair:
-    """How many predictions `qlike` lifts to its floor."""
-    xp, _, f, mask = _start(target, _mean(prediction), mask)
-    return total(xp.where(f < floor, 1.0, 0.0), mask, axis)
 
 
 def squared_ratio(target, prediction, reference, mask=None, axis=None) -> Pair:
@@ -103,18 +96,18 @@ def squared_ratio(target, prediction, reference, mask=None, axis=None) -> Pair:
 
 
 def pinball(target, quantile, mask=None, axis=None, *, level: float) -> Pair:
-    """max(level (y - q), (level - 1) (y - q)). quantile: the forecast quantile at `level`, or a law."""
-    if isinstance(quantile, Law):
-        quantile = _like(quantile, quantile.quantile(level))
+    """max(level (y - q), (level - 1) (y - q)) of the forecast quantile at `level`."""
     xp, y, q, mask = _start(target, quantile, mask)
     return total(xp.maximum(level * (y - q), (level - 1) * (y - q)), mask, axis)
 
 
-def wql(target, law: Law, mask=None, axis=None, *, levels: Sequence[float]) -> Pair:
-    """Weighted quantile loss: (2 x pinball averaged over the levels, |y|)."""
-    losses = [pinball(target, law, mask, axis, level=level)[0] for level in levels]
-    zeros = _module(target).zeros_like(target)
-    return 2 * sum(losses) / len(losses), mae(target, zeros, mask, axis)[0]
+def wis(target, law: Law, mask=None, axis=None, *, levels: Sequence[float]) -> Pair:
+    """Weighted interval score of the median and the central intervals of `levels` (Bracher et al. 2021): by their
+    equation 3, twice the pinball loss averaged over the median and all ends."""
+    asked = np.array([0.5, *((1 + side * level) / 2 for level in levels for side in (-1, 1))])
+    quantiles = _like(law, law.quantile(asked))
+    losses = [pinball(target, quantiles[..., i], mask, axis, level=p) for i, p in enumerate(asked)]
+    return 2 * sum(loss for loss, _ in losses) / len(losses), losses[0][1]
 
 
 def crps(target, law: Law, mask=None, axis=None) -> Pair:
@@ -138,31 +131,6 @@ def width(target, law: Law, mask=None, axis=None, *, level: float) -> Pair:
     return total(gap, mask, axis)
 
 
-def interval_score(target, law: Law, mask=None, axis=None, *, level: float) -> Pair:
-    """Width plus 2 / (1 - level) times the miss (Winkler 1972): proper for the two ends."""
-    lo, hi = (_like(law, end) for end in law.interval(level))
-    xp, y, lo, mask = _start(target, lo, mask)
-    hi = xp.where(mask, hi, 1.0)
-    miss = xp.maximum(lo - y, 0) + xp.maximum(y - hi, 0)
-    return total(hi - lo + 2 / (1 - level) * miss, mask, axis)
-
-
-def wis(target, law: Law, mask=None, axis=None, *, levels: Sequence[float]) -> Pair:
-    """Weighted interval score of the median and K central intervals (Bracher et al. 2021):
-    (|y - median| / 2 + sum (1 - level) / 2 interval score) / (K + 1/2), which equals mean 2 x pinball."""
-    score, weight = mae(target, law, mask, axis)
-    score = score / 2
-    for level in levels:
-        score = score + (1 - level) / 2 * interval_score(target, law, mask, axis, level=level)[0]
-    return score / (len(levels) + 0.5), weight
-
-
-def bits(log_prob, mask=None, axis=None) -> Pair:
-    """-log2 p from log probabilities in nats."""
-    xp, _, log_p, mask = _start(log_prob, log_prob, mask)
-    return total(-log_p / np.log(2), mask, axis)
-
-
 def comoments(target, prediction, mask=None, axis=None, *, centre: tuple[float, float] = (0.0, 0.0)):
     """(n, sum x, sum y, sum xx, sum yy, sum xy) of target x and prediction y around `centre`; they add up over batches.
 
@@ -179,7 +147,8 @@ def correlation(moments):
     n, x, y, xx, yy, xy = moments
     xp = _module(moments)
     covariance, spread = xy - x * y / n, (xx - x * x / n) * (yy - y * y / n)
-    return xp.where(spread > 0, covariance / xp.sqrt(xp.where(spread > 0, spread, 1.0)), xp.nan)
+    ratio = covariance / xp.sqrt(xp.where(spread > 0, spread, 1.0))
+    return xp.where(spread > 0, xp.clip(ratio, -1, 1), xp.nan)  # sums are rounded
 
 
 def spearman(target, prediction, mask=None) -> float:

@@ -55,3 +55,10 @@ class Question(Protocol):
 
     def run(self, trained, dataset, split: str, judged: list, rows: dict[str, np.ndarray], mask: np.ndarray) -> Study:
         """Reads forecasts and targets, writes nothing."""
+
+
+def say_interval(low: float, high: float, form: str) -> str:
+    """Both ends in words, in a format such as '.1%'; what has no interval says why."""
+    if not np.isfinite([low, high]).all():
+        return 'too few rows for an interval'
+    return f'{low:{form}} to {high:{form}}'

@@ -12,7 +12,7 @@ from fjq.studies import Chart, Study
 from fjq.studies.thinning import thin
 
 LONG = 'always long'
-LEAST = 3  # positions that are judged
+LEAST = 3  # moments at which positions are left: series move together, so several at one moment are one
 
 
 class Trades(NamedTuple):
@@ -65,9 +65,10 @@ class Backtest:
         if self.trials < 1:
             raise InputError(f'{self.trials} trials', column='trials', remedy='count this one too')
         chosen = [thin(rows, mask, h) for h in range(len(rows['horizon']))]
-        tries = self.trials * sum(len(places) >= LEAST for places in chosen)
+        moments = [len(np.unique(rows['label_end'][p, h])) if len(p) else 0 for h, p in enumerate(chosen)]
+        tries = self.trials * sum(count >= LEAST for count in moments)
         for h, (horizon, places) in enumerate(zip(rows['horizon'], chosen, strict=True)):
-            if len(places) < LEAST:
+            if moments[h] < LEAST:
                 sentences.append(f'Horizon {horizon} has too few positions that do not overlap for a backtest.')
                 continue
             held = {judged[0].name: self.size(rows['id'][places], median[places, h], (hi - lo)[places, h])}

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fjq import compare
+from fjq import compare, metrics
 from fjq.config import LEVELS
-from fjq.studies import Chart, Study
+from fjq.studies import Chart, Study, say_interval
 from fjq.studies.thinning import thin_moments
 
 PARTS = ('calm', 'middle', 'wild')
@@ -20,7 +20,7 @@ class Coverage:
     """Coverage with its interval, the tests of Kupiec (1995) and Christoffersen (1998), PIT, QICE, widths, reliability.
 
     The tests and the Kolmogorov-Smirnov test of the PIT take rows whose targets do not overlap, one a moment, all else
-    every row; the interval resamples blocks of moments with all their rows.
+    every row; the interval (`fjq.compare.share_interval`) resamples blocks of moments with all their rows.
     Hours are those of `rows['hour']`; terciles are of `rows['scale']`, or without it of the model's own widths.
     """
 
@@ -35,8 +35,10 @@ class Coverage:
         overall = tables['Central intervals'] = []
         blocks = [2 * span for span in compare.count_span(rows)] if 'label_end' in rows else [0] * mask.shape[1]
         for j in judged:
-            lo, hi = (np.asarray(end, np.float64) for end in j.law.interval(self.level))
-            inside[j.name], width[j.name] = (target >= lo) & (target <= hi), hi - lo
+            inside[j.name], width[j.name] = (
+                np.asarray(figure(target, j.law, axis=(), level=self.level)[0], np.float64)
+                for figure in (metrics.coverage, metrics.width)
+            )
             quantiles = np.asarray(j.law.quantile(np.asarray(self.levels)), np.float64)
             pit = np.full(mask.shape, np.nan)
             pit[mask] = compare.pit(j.law, target, mask, seed=0)
@@ -101,11 +103,12 @@ class Coverage:
         wrong = []
         for line in overall:
             share = line[f'coverage {self.level:.0%}']
-            if line['forecaster'] != model or abs(share - self.level) <= self.tolerance:
+            if line['forecaster'] != model or not line['rows'] or abs(share - self.level) <= self.tolerance:
                 continue
+            ends, count = say_interval(line['low'], line['high'], '.1%'), line['independent']
             chance = ', as chance may have it' if line['low'] <= self.level <= line['high'] else ''
-            span = f'{line["low"]:.1%} to {line["high"]:.1%}{chance}, {line["independent"]} independent moments'
-            wrong.append(f'{share:.1%} at horizon {line["horizon"]} ({span})')
+            moments = f'{count} independent moment{"" if count == 1 else "s"}'
+            wrong.append(f'{share:.1%} at horizon {line["horizon"]} ({ends}{chance}, {moments})')
         if not wrong:
             return [f'{promise} covers within {self.tolerance:.1%} of that at every horizon.']
         return [f'{promise} is off by more than {self.tolerance:.1%}: it covers {", ".join(wrong)}.']
@@ -131,17 +134,11 @@ def _by_part(parts: dict, what: str, inside, width, rows: dict, mask: np.ndarray
 
 
 def _ends(inside: np.ndarray, time: np.ndarray, mask: np.ndarray, h: int, block: int) -> dict[str, float]:
-    """The 95 % interval of the coverage; NaN where it is not known."""
-    keep, low, high = mask[:, h], np.nan, np.nan
+    """The 95 % interval of the coverage; from -inf to inf where it is not known."""
+    keep, interval = mask[:, h], (-np.inf, np.inf)
     if block and keep.any():
-        hits = inside[keep, h].astype(np.float64)
-        low, high = compare.block_bootstrap(hits, block=block, draws=DRAWS, seed=0, time=time[keep])
-    known = np.isfinite([low, high]).all()
-    return (
-        {'low': max(float(low), 0.0), 'high': min(float(high), 1.0)}
-        if known
-        else dict.fromkeys(('low', 'high'), np.nan)
-    )
+        interval = compare.share_interval(inside[keep, h], block=block, draws=DRAWS, seed=0, time=time[keep])
+    return dict(zip(('low', 'high'), interval, strict=True))
 
 
 def _mean(values: np.ndarray, mask: np.ndarray, h: int) -> float:

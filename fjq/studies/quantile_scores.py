@@ -10,7 +10,7 @@ from fjq import compare, metrics
 from fjq.config import LEVELS
 from fjq.errors import InputError
 from fjq.scores import format_time
-from fjq.studies import Chart, Study
+from fjq.studies import Chart, Study, say_interval
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -36,70 +36,46 @@ class QuantileScores:
         for j in judged:
             crps[j.name] = np.asarray(metrics.crps(rows['target'], j.law, mask, ())[0], np.float64)
         for j in judged:
-            quantiles, losses, wis = self._losses(j.law, rows['target'])
+            *given, median = np.moveaxis(np.asarray(j.law.quantile(np.array([*self.levels, 0.5])), np.float64), -1, 0)
+            of_levels = zip(given, self.levels, strict=True)
+            losses = [metrics.pinball(rows['target'], q, axis=(), level=p)[0] for q, p in of_levels]
+            wis = np.asarray(metrics.wis(rows['target'], j.law, mask, (), levels=self.intervals)[0], np.float64)
             for h, horizon in enumerate(rows['horizon']):
                 keep, line = mask[:, h], {'horizon': str(horizon), 'forecaster': j.name}
                 if not keep.any():
                     continue
-                means = losses[keep, h].mean(0)
-                pinball.append(line | {f'q{100 * p:g}': float(x) for p, x in zip(self.levels, means, strict=True)})
+                figures = (float(x[keep, h].mean()) for x in losses)
+                pinball.append(line | {f'q{100 * p:g}': x for p, x in zip(self.levels, figures, strict=True)})
                 line |= {'crps': float(crps[j.name][keep, h].mean()), 'wis': float(wis[keep, h].mean())}
+                settings = {'block': blocks[h], 'draws': self.draws, 'seed': 0, 'time': rows['time'][keep]}
                 if reference:
                     both = np.stack([crps[j.name][keep, h], crps[reference][keep, h]], 1)
-                    line |= self._with_interval('skill', both, compare.relative_skill, blocks[h], rows['time'][keep])
-                direction = self._direction(rows['target'][keep, h], quantiles[keep, h], blocks[h], rows['time'][keep])
-                scores.append(line | direction)
+                    interval = compare.block_bootstrap(both, statistic=compare.relative_skill, **settings)
+                    line |= _name('skill', compare.relative_skill(both.mean(0)), interval)
+                scores.append(line | _judge_direction(rows['target'][keep, h], median[keep, h], settings))
         for lines in (scores, pinball):
             lines.sort(key=lambda line: [str(h) for h in rows['horizon']].index(line['horizon']))
         tables = {f'Scores{f", skill against {reference}" if reference else ""}': scores, 'Pinball loss': pinball}
         sentences = self._say(scores, names[0], reference) if reference else []
         return Study(tables, sentences, [self._fan(judged[0], rows)])
 
-    def _losses(self, law, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(median [N, H], pinball losses at the levels [N, H, Q], WIS [N, H]), from one look at the law."""
-        ends = [p for level in self.intervals for p in ((1 - level) / 2, (1 + level) / 2)]
-        asked = np.array([*self.levels, *ends, 0.5])
-        quantiles = np.asarray(law.quantile(asked), np.float64)
-        error = target[..., None] - quantiles
-        losses = np.maximum(asked * error, (asked - 1) * error)
-        count = len(self.levels)
-        return quantiles[..., -1], losses[..., :count], 2 * losses[..., count:].mean(-1)  # Bracher et al., equation 3
-
-    def _direction(self, target: np.ndarray, median: np.ndarray, block: int, time: np.ndarray) -> dict[str, float]:
-        """Rank correlation of the median with the target, and the share of its signs that are right."""
-        x, y = (stats.rankdata(a) / len(a) - 0.5 for a in (target, median))
-        out = self._with_interval('ic', np.stack([x, y, x * x, y * y, x * y], 1), _correlation, block, time)
-        signed = (target != 0) & (median != 0)
-        hits = (np.sign(target) == np.sign(median))[signed].astype(np.float64)
-        out |= self._with_interval('right sign', hits[:, None], lambda means: means[..., 0], block, time[signed])
-        return out | {'targets up': float((target > 0).mean()), 'medians up': float((median > 0).mean())}
-
-    def _with_interval(self, name: str, values: np.ndarray, statistic, block: int, time) -> dict[str, float]:
-        if not len(values):
-            return dict.fromkeys((name, f'{name} low', f'{name} high'), np.nan)
-        with np.errstate(invalid='ignore', divide='ignore'):
-            low, high = compare.block_bootstrap(
-                values, block=block, draws=self.draws, seed=0, statistic=statistic, time=time
-            )
-            return {name: float(statistic(values.mean(0))), f'{name} low': float(low), f'{name} high': float(high)}
-
     def _say(self, scores: list[dict[str, Any]], model: str, reference: str) -> list[str]:
         out = []
         for line in scores:
             if line['forecaster'] != model:
                 continue
-            low, high = line['skill low'], line['skill high']
-            if not np.isfinite([low, high]).all():
-                out.append(f'Horizon {line["horizon"]}: the rows are too few for an interval of the skill.')
+            if not np.isfinite(line['skill']):
+                out.append(f'Horizon {line["horizon"]}: {reference} has no CRPS to measure skill by.')
                 continue
+            low, high = line['skill low'], line['skill high']
             verdict = 'skill' if low > 0 else 'a loss' if high < 0 else 'no skill that can be told from none'
             direction = 'the median does not vary'
             if np.isfinite(line['ic']):
-                ends = f'({line["ic low"]:.3f} to {line["ic high"]:.3f})'
-                direction = f'the median has a rank correlation of {line["ic"]:.3f} {ends} with the target'
+                ends = say_interval(line['ic low'], line['ic high'], '.3f')
+                direction = f'the median has a rank correlation of {line["ic"]:.3f} ({ends}) with the target'
             out.append(
                 f'Horizon {line["horizon"]}: {verdict} against {reference}, {line["skill"]:.2%} of its CRPS '
-                f'({low:.2%} to {high:.2%}); {direction}.'
+                f'({say_interval(low, high, ".2%")}); {direction}.'
             )
         return out
 
@@ -115,6 +91,23 @@ class QuantileScores:
         return Chart(title, np.asarray(rows['horizon'])[order], lines, 'horizon', 'target', bands)
 
 
-def _correlation(means: np.ndarray) -> np.ndarray:
-    x, y, xx, yy, xy = np.moveaxis(means, -1, 0)
-    return (xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y))
+def _judge_direction(target: np.ndarray, median: np.ndarray, settings: dict[str, Any]) -> dict[str, float]:
+    """Rank correlation of the median with the target, and the share of its signs that are right. settings: of the
+    bootstrap."""
+    middle = (len(target) + 1) / 2
+    ranks = (stats.rankdata(a) for a in (target, median))
+    moments = np.stack(metrics.comoments(*ranks, axis=(), centre=(middle, middle)), -1)
+    interval = compare.block_bootstrap(moments, statistic=compare.correlation, **settings)
+    out = _name('ic', compare.correlation(moments.mean(0)), interval)
+    signed = (target != 0) & (median != 0)
+    share, interval = np.nan, (np.nan, np.nan)
+    if signed.any():
+        hits = (np.sign(target) == np.sign(median))[signed]
+        share = hits.mean()
+        interval = compare.share_interval(hits, **settings | {'time': settings['time'][signed]})
+    out |= _name('right sign', share, interval)
+    return out | {'targets up': float((target > 0).mean()), 'medians up': float((median > 0).mean())}
+
+
+def _name(name: str, figure: float, interval: tuple[float, float]) -> dict[str, float]:
+    return dict(zip((name, f'{name} low', f'{name} high'), map(float, (figure, *interval)), strict=True))

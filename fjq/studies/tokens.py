@@ -13,7 +13,7 @@ from fjq.data.candles import Candles
 from fjq.errors import InputError
 from fjq.feed import make_gather, read_batches
 from fjq.forecast import Samples
-from fjq.studies import Chart, Study
+from fjq.studies import Chart, Study, say_interval
 
 BIT = np.log(2)
 CHUNK = 4_000_000  # numbers of an intermediate array
@@ -91,17 +91,19 @@ class TokenScores:
 
     def _line(self, name: str, score: 'Score', density: np.ndarray, time: np.ndarray) -> dict:
         bits = score.nats / BIT
-        line = {'forecaster': name, 'bits': bits.mean()} | self._ends('', bits, time)
+        low, high = self._interval(compare.block_bootstrap, bits, time, statistic=compare.positive_mean)
+        line = {'forecaster': name, 'bits': bits.mean(), 'low': low, 'high': high}
         line['perplexity'] = float(np.exp(score.nats.mean()))
         for what, count in (('accuracy', 1), ('top-5', 5)):
             hit = score.hits(count)
-            line |= {what: hit.mean()} | self._ends(f'{what} ', hit, time)
+            low, high = self._interval(compare.share_interval, hit, time)
+            line |= {what: hit.mean(), f'{what} low': low, f'{what} high': high}
         return line | {'log likelihood a candle': (density - score.nats).mean()}
 
     def _saved(self, difference: np.ndarray, time: np.ndarray, span: int = 1) -> dict:
         """Of the other minus of the model [K], at moments [K]: the mean with its interval, and the Diebold-Mariano test
         of the means of the moments, with either variance. span: moments that one of them looks ahead."""
-        low, high = self._interval(difference, time)
+        low, high = self._interval(compare.block_bootstrap, difference, time)
         sums, count = compare.sum_moments(difference, time)
         mean, none = sums / count, np.zeros(len(count))
         test, classical = (
@@ -111,13 +113,9 @@ class TokenScores:
         figures = difference.mean(), low, high, test.statistic, test.p, classical.p
         return dict(zip(SAVED, figures, strict=True)) | {'the model is': word}
 
-    def _ends(self, prefix: str, values: np.ndarray, time: np.ndarray) -> dict:
-        low, high = self._interval(values, time)
-        return {f'{prefix}low': low, f'{prefix}high': high}
-
-    def _interval(self, values: np.ndarray, time: np.ndarray) -> compare.Interval:
-        """Of the mean of values [K] that happen at moments [K]."""
-        return compare.block_bootstrap(values, block=self.block, draws=self.draws, seed=0, time=time)
+    def _interval(self, of, values: np.ndarray, time: np.ndarray, **more) -> compare.Interval:
+        """By the function `of` of `fjq.compare`, for values [K] that happen at moments [K]."""
+        return of(values, block=self.block, draws=self.draws, seed=0, time=time, **more)
 
     def _paths(self, judged: list, rows: dict, mask: np.ndarray) -> list[dict]:
         whole, lines, ours = mask.all(1), [], None
@@ -269,8 +267,9 @@ def first_batch(dataset, split: str) -> dict:
 
 
 def _verdict(ours: str, line: dict) -> str:
-    span = f'{line["saved"]:+.4f} bits a token, {line["low"]:+.4f} to {line["high"]:+.4f}, '
-    span += f'Diebold-Mariano p {line["p"]:.2g}'
+    span = f'{line["saved"]:+.4f} bits a token, {say_interval(line["low"], line["high"], "+.4f")}'
+    if np.isfinite(line['p']):
+        span += f', Diebold-Mariano p {line["p"]:.2g}'
     word = {
         'better': f'{ours} is better ({span}).',
         'worse': f'{ours} is worse ({span}): it has not learned what counting knows.',

@@ -1,5 +1,7 @@
 """Attention against a float64 loop-free NumPy softmax for every combination of what may leave keys out."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,6 +179,38 @@ def test_half_precision(dtype):
     seen = _seen(2, 4, 32, 32, None, True, None, None)
     golden = _brute_force(*exact, seen)
     assert np.abs(np.asarray(ours, np.float64) - golden).max() < 1e-2 * np.abs(golden).max()
+
+
+def attend_to_padding(q, k, v, *, kv_lengths_B, **options):
+    """The fault of the original of MIGT-TVDT."""
+    return attend(q, k, v, mask=(jnp.arange(k.shape[1])[None] >= kv_lengths_B[:, None])[:, None, None], **options)
+
+
+def check_half_precision_agrees_with_xla(run, implementation):
+    """Value and gradients of ragged rows in bfloat16 are those of XLA's own attention in float32."""
+    lengths = jnp.array([1, 7, 16, 24])
+    q, k, v = (jnp.asarray(a, jnp.bfloat16) for a in _inputs(batch=4, queries=24, keys=24, size=16))
+    weights = jnp.asarray(_inputs(batch=4, queries=24, size=16, seed=1)[0], jnp.bfloat16)
+
+    @partial(jax.jit, static_argnums=0)
+    def see(attention, weights, *arrays):
+        y, pull = jax.vjp(attention, *arrays)
+        return [x.astype(jnp.float32) for x in (y, *pull(weights))]
+
+    ours = see(lambda *a: run(*a, kv_lengths_B=lengths, implementation=implementation), weights, q, k, v)
+    plain = lambda *a: jax.nn.dot_product_attention(*a, key_value_seq_lengths=lengths, implementation='xla')
+    for a, golden in zip(ours, see(plain, *(x.astype(jnp.float32) for x in (weights, q, k, v))), strict=True):
+        assert np.abs(a - golden).max() < 1e-2 * np.abs(golden).max()
+
+
+CUDNN = pytest.mark.skipif(jax.default_backend() != 'gpu', reason='cuDNN needs an NVIDIA GPU: set JAX_PLATFORMS=cuda')
+
+
+@pytest.mark.parametrize('implementation', ['auto', 'xla', pytest.param('cudnn', marks=CUDNN)])
+def test_half_precision_of_ragged_rows_agrees_with_xla(implementation):
+    check_half_precision_agrees_with_xla(attend, implementation)
+    with pytest.raises(AssertionError):
+        check_half_precision_agrees_with_xla(attend_to_padding, implementation)
 
 
 def test_where_cudnn_can_serve(monkeypatch):

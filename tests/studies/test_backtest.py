@@ -120,6 +120,19 @@ def test_several_series_share_the_capital():
     assert lines_of(study)['1', LONG]['net a year'] == pytest.approx(0, abs=1e-9)
 
 
+def test_positions_of_one_moment_are_no_sample():
+    """Three series that are left at one time have one return, of which there is no Sharpe ratio."""
+    bars, rows, volatility = make_rows(50)
+    many = lambda columns: {k: v if k == 'horizon' else np.concatenate([v] * 3) for k, v in columns.items()}
+    name = lambda columns: columns | {'id': np.repeat(['a', 'b', 'c'], len(columns['time']) // 3)}
+    bars, rows = Bars(**name(many(bars.history()))), name(many(rows))
+    model = [make_judged('model', np.tile(volatility, 3), shift=1.0)]
+    for moments, words in ((2, 'Horizon 1 has too few positions'), (3, 'Horizon 1: no edge after costs')):
+        mask = (np.arange(150) % 50 < moments)[:, None] & [True, False]
+        study = Backtest(draws=50).run(None, bars, 'test', model, rows, mask)
+        assert study.sentences[0].startswith(words) and 'nan' not in study.sentences[0]
+
+
 def test_deflated_sharpe_by_the_paper():
     """The worked example of Bailey and Lopez de Prado (2014): the expected best of many worthless tries."""
     returns = np.random.Generator(np.random.Philox(2)).standard_normal(250) * 0.01 + 0.001

@@ -38,9 +38,18 @@ def test_every_figure_is_a_count():
             assert line['p Christoffersen'] == pytest.approx(float(compare.christoffersen(whole[free], 0.8).p))
     assert lines['1', 'model']['p Kupiec'] > 0.01 > 1e-4 > lines['1', 'narrow']['p Kupiec']
     assert lines['1', 'model']['p PIT'] > 0.01 > 1e-4 > lines['1', 'narrow']['p PIT']
-    assert study.sentences == ['The 80% interval of model covers within 2.0% of that at every horizon.'] or (
-        'off by more than' in study.sentences[0]
-    )
+    levels = study.tables['Share of targets at or below the quantiles of model']
+    assert [line['level'] for line in levels] == list(LEVELS)
+    for h, horizon in enumerate((1, 4)):
+        below = rows['target'][mask[:, h], h, None] <= np.asarray(judged[0].law.values)[mask[:, h], h]
+        observed = [line[f'horizon {horizon}'] for line in levels]
+        assert observed == pytest.approx(below.mean(0)) and observed == pytest.approx(LEVELS, abs=0.05)
+    assert study.sentences == [
+        'The 80% interval of model is off by more than 2.0%: it covers 82.5% at horizon 4 '
+        '(78.8% to 85.8%, as chance may have it, 198 independent moments).'
+    ]
+    wide = Coverage(tolerance=0.05).run(None, bars, 'test', judged, rows, mask)
+    assert wide.sentences == ['The 80% interval of model covers within 5.0% of that at every horizon.']
 
 
 def test_parts_are_counted_apart():
@@ -68,6 +77,32 @@ def test_a_collapsed_model_is_named():
     bars, rows, volatility = make_rows()
     study = Coverage().run(None, bars, 'test', [make_judged('model', volatility, 1e-3)], rows, rows['valid'])
     assert 'off by more than 2.0%: it covers 0.' in study.sentences[0] and 'horizon 4' in study.sentences[0]
+
+
+@pytest.mark.parametrize('n', [3, 4, 6, 8])
+def test_few_rows_are_said_to_say_little(n):
+    bars, rows, volatility = make_rows(n)
+    for width in (1.0, 9.0, 1e-3):
+        study = Coverage().run(None, bars, 'test', [make_judged('model', volatility, width)], rows, rows['valid'])
+        for line in study.tables['Central intervals']:
+            low, share, high = (line[name] for name in ('low', 'coverage 80%', 'high'))
+            assert (low, high) == (-np.inf, np.inf) or (0 <= low <= share <= high <= 1 and high - low > 0.5)
+        assert 'nan' not in study.sentences[0] and 'inf%' not in study.sentences[0]
+
+
+def test_hits_that_are_all_alike_are_not_certain():
+    bars, rows, volatility = make_rows(6)
+    judged = [make_judged('model', volatility, 9.0)]
+    study = Coverage().run(None, bars, 'test', judged, rows, rows['valid'])
+    assert study.sentences == [
+        'The 80% interval of model is off by more than 2.0%: it covers '
+        '100.0% at horizon 1 (29.2% to 100.0%, as chance may have it, 6 independent moments), '
+        '100.0% at horizon 4 (too few rows for an interval, as chance may have it, 2 independent moments).'
+    ]
+    one = Coverage().run(None, bars, 'test', judged, rows, rows['valid'] & [True, False] & (np.arange(6) < 1)[:, None])
+    assert one.sentences[0].endswith(
+        'at horizon 1 (too few rows for an interval, as chance may have it, 1 independent moment).'
+    )
 
 
 def test_thinned_rows_follow_one_another():
@@ -112,7 +147,7 @@ def test_assets_that_move_together_are_no_independent_rows():
     study = Coverage().run(None, None, 'test', [Judged('model', law, law)], rows, rows['valid'])
     (line,) = study.tables['Central intervals']
     assert line['independent'] == 120 and line['rows'] == 360
-    moments = compare.block_bootstrap(hits[:, 0], block=2, draws=1000, seed=0, time=rows['time'])
+    moments = compare.share_interval(hits[:, 0], block=2, draws=1000, seed=0, time=rows['time'])
     np.testing.assert_allclose((line['low'], line['high']), moments)
 
 

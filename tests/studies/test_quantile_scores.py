@@ -7,6 +7,8 @@ from study_rows import LEVELS, make_judged, make_rows
 
 from fjq import compare
 from fjq.errors import InputError
+from fjq.forecast import Quantiles
+from fjq.scores import Judged
 from fjq.studies.quantile_scores import QuantileScores
 
 TITLE = 'Scores, skill against wide'
@@ -72,10 +74,45 @@ def test_a_model_without_skill_is_said_to_have_none():
     line = run(even).sentences[0]
     assert 'skill' in line and 'does not vary' in line
     few = run(even, block=500).sentences[0]
-    assert few == 'Horizon 1: the rows are too few for an interval of the skill.'
+    assert few.startswith('Horizon 1: no skill that can be told from none against same, ')
+    assert few.endswith('of its CRPS (too few rows for an interval); the median does not vary.')
     with pytest.raises(InputError, match="'nobody'.*Choose one of model, same"):
         run(even, reference='nobody')
     assert run(even[:1]).sentences == []
+
+
+@pytest.mark.parametrize('n', [3, 4, 5, 6, 8])
+def test_few_rows_have_intervals_that_can_be_or_none(n):
+    bars, rows, volatility = make_rows(n)
+    ends = {'skill': (-np.inf, 1), 'ic': (-1, 1), 'right sign': (0, 1)}
+    for seed in range(8):
+        shift = np.random.Generator(np.random.Philox(seed)).standard_normal(n)
+        judged = [make_judged('model', volatility, 0.9, shift), make_judged('wide', volatility, 2, 0.1)]
+        study = QuantileScores(draws=200).run(None, bars, 'test', judged, rows, rows['valid'])
+        for line in study.tables[TITLE]:
+            for name, (least, most) in ends.items():
+                low, high = line[f'{name} low'], line[f'{name} high']
+                if (low, high) != (-np.inf, np.inf) and (name, line['forecaster']) != ('skill', 'wide'):
+                    assert least <= low <= line[name] <= high <= most and low < high
+        assert not any(word in line for line in study.sentences for word in ('nan', 'inf '))
+
+
+def test_ranks_that_agree_in_few_rows_are_not_certain():
+    bars, rows, volatility = make_rows(4)
+    judged = [
+        make_judged('model', volatility, 1, rows['target'][:, 0] / volatility),
+        make_judged('wide', volatility, 2),
+    ]
+    line = QuantileScores().run(None, bars, 'test', judged, rows, rows['valid']).sentences[0]
+    assert line.endswith('a rank correlation of 1.000 (too few rows for an interval) with the target.')
+
+
+def test_a_reference_without_loss_is_named():
+    bars, rows, volatility = make_rows(50)
+    known = Quantiles(LEVELS, np.repeat(rows['target'][..., None].astype(np.float32), 7, -1))
+    known, rows = Judged('known', known, known), rows | {'target': rows['target'].astype(np.float32)}
+    study = QuantileScores().run(None, bars, 'test', [make_judged('model', volatility), known], rows, rows['valid'])
+    assert study.sentences[0] == 'Horizon 1: known has no CRPS to measure skill by.'
 
 
 def test_the_fan_is_the_last_forecast(found):

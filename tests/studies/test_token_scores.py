@@ -14,7 +14,7 @@ from fjq.errors import InputError
 from fjq.evaluate import Judged
 from fjq.forecast import Point, Samples
 from fjq.parallel import Parallel
-from fjq.studies.tokens import TokenScores, energy_score, read_series, score_model, spans
+from fjq.studies.tokens import TokenScores, _verdict, energy_score, read_series, score_model, spans
 from fjq.tokenizers import Bins
 
 CONTEXT, HORIZONS = 8, (1, 4)
@@ -104,9 +104,12 @@ def test_tables_by_hand(data, law):
     np.testing.assert_allclose(line['bits'], nats.mean() / np.log(2), rtol=1e-5)
     np.testing.assert_allclose(line['perplexity'], np.exp(nats.mean()), rtol=1e-5)
     np.testing.assert_allclose([line['accuracy'], line['top-5']], [(rank == 0).mean(), (rank < 5).mean()])
-    assert all(x['low'] <= x['bits'] <= x['high'] for x in pooled)
+    assert all(x['low'] < x['bits'] < x['high'] for x in pooled if x['forecaster'] != 'uniform')
+    for x in pooled:  # the uniform one too, of which every token is an eighth of a hit
+        assert all(0 <= x[f'{k} low'] < x[k] < x[f'{k} high'] <= 1 for k in ('accuracy', 'top-5'))
     uniform = pooled[1]
     np.testing.assert_allclose([uniform['bits'], uniform['accuracy'], uniform['top-5']], [3, 1 / 8, 5 / 8])
+    assert uniform['low'] == pytest.approx(3) == uniform['high']
     np.testing.assert_allclose(saved[0]['saved'], 3 - line['bits'])
     moments = {}
     for (_, time), (one, _) in by_hand(data, law).items():
@@ -139,6 +142,15 @@ def test_a_model_that_knows_less_than_counting_is_said_to_be_worse(data, law):
     judged = [Judged('known', Point(rows['target']), Point(rows['target']))]
     study = TokenScores(draws=50, block=5).run(trained(Known(law)), data, 'test', judged, rows, rows['valid'])
     assert len(study.tables) == 3 and 'known is worse' in study.sentences[0]
+
+
+def test_too_few_moments_are_said_to_be_so(data, law):
+    rows = data.rows('test')
+    judged = [Judged('known', Point(rows['target']), Point(rows['target']))]
+    study = TokenScores(draws=50, block=1000).run(trained(Known(law)), data, 'test', judged, rows, rows['valid'])
+    assert ' bits a token, too few rows for an interval, Diebold-Mariano p ' in study.sentences[0]
+    line = {'saved': 0.5, 'low': -np.inf, 'high': np.inf, 'p': np.nan, 'the model is': 'not told apart'}
+    assert _verdict('ours', line).endswith('told apart (+0.5000 bits a token, too few rows for an interval).')
 
 
 def test_a_tokenizer_that_looks_ahead_is_told_beside_its_scores(data, law, monkeypatch):
