@@ -116,13 +116,13 @@ class Writer:
                     self._events.add_scalar(name, value, int(step))
 
     def truncate(self, step: int) -> None:
-        """Removes the lines after `step`, and a last line that a kill cut short: what follows writes them again."""
+        """Removes the lines after `step`, and lines that a kill or a disk damaged: what follows writes the last ones again."""
         self.close()
         self._purge_step = step + 1
         if not self.path.exists():
             return
-        kept = [line for line in self.path.read_text(encoding='utf-8').splitlines() if _step_of(line) <= step]
-        write_atomic(self.path, ''.join(line + '\n' for line in kept).encode())
+        kept = [line for line in self.path.read_bytes().splitlines() if _step_of(line) <= step]
+        write_atomic(self.path, b''.join(line + b'\n' for line in kept))
 
     def close(self) -> None:
         """Flushes and closes both files; a later `write` opens them again."""
@@ -143,7 +143,7 @@ def _plain(value: Any) -> int | float | None:
     return value if isinstance(value, int) or math.isfinite(value) else None
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     try:
         return json.loads(line)['step']
     except (ValueError, KeyError, TypeError):

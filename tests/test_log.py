@@ -90,6 +90,18 @@ def test_truncate_removes_later_steps_and_a_half_written_line(folder):
     assert [line['step'] for line in _lines(folder)] == [10, 20, 21]
 
 
+def test_truncate_removes_a_line_with_a_flipped_bit(folder):
+    with log.Writer(folder) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, {'loss': 1.0})
+        writer.close()
+        whole = bytearray((folder / 'metrics.jsonl').read_bytes())
+        whole[whole.index(b'loss', whole.index(b'2'))] ^= 128
+        (folder / 'metrics.jsonl').write_bytes(whole)
+        writer.truncate(3)
+    assert [line['step'] for line in _lines(folder)] == [1, 3]
+
+
 def test_truncate_before_the_first_line_is_nothing(folder):
     log.Writer(folder).truncate(5)
     assert not (folder / 'metrics.jsonl').exists()
