@@ -29,6 +29,7 @@ from fjq.log import say
 from fjq.mesh import from_first, wait_for_all
 from fjq.paths import flatten
 
+METRICS = 'metrics/metrics'  # file of a step, written by Orbax
 _DISK_FAULTS = tuple(
     os.strerror(n)
     for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
@@ -172,12 +173,20 @@ class Weights(NamedTuple):
 
 def best_step(folder: Path) -> int | None:
     """The sealed step with the best finite metric, the earlier of equals; else the newest; None without any."""
-    scores = {}
-    for step in seal.steps(folder):
-        with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged one is named when it is read
-            scores[step] = json.loads((folder / str(step) / 'metrics' / 'metrics').read_text())['score']
-    finite = {step: score for step, score in scores.items() if math.isfinite(score)}
-    return min(finite, key=finite.get) if finite else max(seal.steps(folder), default=None)
+    return next((step for step in _rank(folder) if not seal.check(folder, step, METRICS)), None)
+
+
+def _rank(folder: Path) -> list[int]:
+    """Sealed steps: those whose metric is damaged, any of which may be the best; then by it, the earlier of equals
+    first; then those without one, the newest first."""
+
+    def place(step: int) -> tuple[int, float, int]:
+        if seal.check(folder, step, METRICS):
+            return 0, 0.0, -step
+        score = json.loads((folder / str(step) / METRICS).read_text())['score']
+        return (1, score, step) if math.isfinite(score) else (2, 0.0, -step)
+
+    return sorted(seal.steps(folder), key=place)
 
 
 def read_params(workdir: Path, step: int | None = None) -> Weights:
@@ -189,8 +198,7 @@ def read_params(workdir: Path, step: int | None = None) -> Weights:
     folder = Path(workdir) / 'checkpoints'
     if not folder.is_dir():
         raise InputError('there is no checkpoint here', file=workdir, remedy='train first, or check --workdir')
-    candidates = [step] if step is not None else [best_step(folder), *reversed(seal.steps(folder))]
-    for candidate in dict.fromkeys(c for c in candidates if c is not None):
+    for candidate in [step] if step is not None else _rank(folder):
         if fault := seal.check(folder, candidate):
             say(f'checkpoint {candidate} is damaged ({fault}); using another')
             continue

@@ -222,15 +222,19 @@ def test_a_flip_of_any_bit_is_found(two_steps, number, position, bit):
     assert seal.check(two_steps, 2) == ''
 
 
-def test_read_params_passes_over_a_damaged_best(two_steps, tmp_path, capsys):
-    shutil.copytree(two_steps, tmp_path / 'checkpoints')
-    assert read_params(tmp_path).step == 2
-    (tmp_path / 'checkpoints' / '2' / 'metrics' / 'metrics').write_text('{"score')
-    assert read_params(tmp_path).step == 1
-    assert 'checkpoint 2 is damaged (2/metrics/metrics' in capsys.readouterr().out or read_params(tmp_path).step == 1
+@pytest.mark.parametrize('damage', ['{"score', '{"score": 9.0}'])
+def test_a_damaged_best_is_named_and_the_next_best_is_read(two_steps, tmp_path, capsys, damage):
+    folder = tmp_path / 'checkpoints'
+    shutil.copytree(two_steps, folder)
+    with opened(folder, keep_best=2) as checkpoints:
+        checkpoints.save(3, state(3), {}, 2.0)  # the newest, and the worst
+    assert read_params(tmp_path).step == 2 == best_step(folder) and 'damaged' not in capsys.readouterr().out
+    (folder / '2' / 'metrics' / 'metrics').write_text(damage)
+    assert read_params(tmp_path).step == 1 == best_step(folder)
+    assert 'checkpoint 2 is damaged (2/metrics/metrics does not match its checksum)' in capsys.readouterr().out
     with pytest.raises(InputError, match='no whole checkpoint'):
         read_params(tmp_path, 2)
-    assert (tmp_path / 'checkpoints' / '2').is_dir()  # a reader changes nothing
+    assert (folder / '2').is_dir()  # a reader changes nothing
 
 
 def test_a_step_that_was_cut_off_is_passed_over(two_steps, tmp_path, capsys):
