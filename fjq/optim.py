@@ -1,6 +1,5 @@
 """The optimiser: schedule, clipping, AdamW with decay and rates ruled by parameter path."""
 
-import contextlib
 from typing import Any
 
 import jax
@@ -94,18 +93,13 @@ def _direction(config: Optim, params: Any, adam: optax.GradientTransformation) -
     return optax.partition({'adam': adam, 'muon': muon}, labels)
 
 
-def find_adam(opt: Any) -> dict[str, Any]:
-    """`count`, `mu` and `nu` in an optimiser state as a checkpoint gives it back (lists and dicts).
-
-    Raises:
-      InputError: the run was not optimised by Adam.
-    """
+def find_adam(opt: Any, params: Any) -> dict[str, Any] | None:
+    """`count`, `mu` and `nu` in an optimiser state as a checkpoint gives it back (lists and dicts); None where Adam did
+    not optimise all of `params`, as with Muon."""
     if isinstance(opt, dict) and {'count', 'mu', 'nu'} <= set(opt):
-        return opt
-    for part in opt.values() if isinstance(opt, dict) else opt if isinstance(opt, list | tuple) else ():
-        with contextlib.suppress(InputError):
-            return find_adam(part)
-    raise InputError('the checkpoint holds no Adam moments')
+        return opt if flatten(opt['mu']).keys() == flatten(params).keys() else None
+    parts = opt.values() if isinstance(opt, dict) else opt if isinstance(opt, list | tuple) else ()
+    return next(filter(None, (find_adam(part, params) for part in parts)), None)
 
 
 def _factors(rules: tuple[str, ...], params: Any, field: str) -> Any:

@@ -81,6 +81,8 @@ class Dataset(Protocol):
       tables() -> {name: array}: what is put on every device once;
       gather(tables, batch) -> batch: a pure function; `train` and `batches` then only say where to look.
     One that keeps files of its own may define verify(): raises InputError where they are not what was written.
+    One that fits something on its files (a tokenizer) may define save_fitted(folder), which writes it there, and its
+    `config.data` with_fitted(folder) -> the settings that have it: a table then needs no files of the training.
     `config.data` may define check(): raises InputError where its fields make no sense, whatever the data are.
     """
 

@@ -1,5 +1,7 @@
 """A trained model in a script: jitted predict and embed, frames in and frames out, save and load."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from fjq.errors import InputError
 from fjq.feed import make_gather, read_batches, read_tail
 from fjq.forecast import Law, Point, pool, to_columns
 from fjq.paths import flatten, path_of
-from fjq.run import read_config
+from fjq.run import FITTED, ORIGIN, check_bound, read_config, read_manifest
 
 WEIGHTS = 'model.safetensors'
 CONFIG = 'config.json'
@@ -29,6 +31,8 @@ class Trained:
       params, extra: nested dicts of arrays.
       step: updates of the checkpoint, None where it was read from a saved folder.
       calibration: what an evaluation or forecast by these weights fitted, None where there was none.
+      data: the settings of the data that frames become, with what training fitted on its files, so that it needs none.
+      manifest: that of the run; {} where there is none.
     """
 
     def __init__(
@@ -38,9 +42,17 @@ class Trained:
         extra: dict[str, Any],
         step: int | None = None,
         calibration: Calibration | None = None,
+        folder: Path | None = None,
     ):
+        """folder: where the weights are from: its manifest, and what training fitted on its files, go with them."""
         self.config, self.task, self.step, self.calibration = config, config.task.build(), step, calibration
         self.params, self.extra = jax.device_put((params, extra))
+        self.data, self.manifest, self._fitted = config.data, {}, {}
+        if folder is not None:
+            self.manifest = read_manifest(folder)
+            self._fitted = {file.name: file.read_bytes() for file in sorted((folder / FITTED).glob('[!.]*'))}
+        if self._fitted:
+            self.data = config.data.with_fitted(folder / FITTED)
         self._predict = jax.jit(self.task.predict)
         self._embed = jax.jit(self.task.embed) if hasattr(self.task, 'embed') else None
 
@@ -56,15 +68,15 @@ class Trained:
         if not (path / WEIGHTS).is_file():
             weights = read_params(path)
             found = Calibration.read(path, weights.step)
-            return cls(config, weights.params, weights.extra, weights.step, found)
+            return cls(config, weights.params, weights.extra, weights.step, found, path)
         task = config.task.build()
         like = dict(zip(('params', 'extra'), jax.eval_shape(task.init, jax.random.key(0)), strict=True))
-        found = Calibration.read(path, None)
-        return cls(config, **_unflatten(_read_arrays(path / WEIGHTS), like, path / WEIGHTS), calibration=found)
+        weights = _unflatten(_read_arrays(path / WEIGHTS), like, path / WEIGHTS)
+        return cls(config, **weights, calibration=Calibration.read(path, None), folder=path)
 
     def save(self, folder: str | Path) -> None:
-        """Writes config.json, model.safetensors and, once fitted, calibration.json, which `fjq.load` reads back to the
-        same numbers."""
+        """Writes config.json, model.safetensors, what was fitted on the data of the run, its manifest as origin.json
+        and, once fitted, calibration.json, which `fjq.load` reads back to the same numbers."""
         from safetensors.numpy import save
 
         folder = Path(folder)
@@ -73,6 +85,10 @@ class Trained:
         arrays = {name: np.asarray(leaf, order='C') for name, leaf in leaves.items()}
         write_atomic(folder / WEIGHTS, save(arrays))
         write_atomic(folder / CONFIG, to_json(self.config).encode())
+        shutil.rmtree(folder / FITTED, ignore_errors=True)  # of another model
+        for name, content in self._fitted.items():
+            write_atomic(folder / FITTED / name, content)
+        write_atomic(folder / ORIGIN, (json.dumps(self.manifest, indent=1) + '\n').encode())
         if self.calibration is not None:
             self.calibration.write(folder)
 
@@ -96,8 +112,12 @@ class Trained:
         Returns:
           columns `id`, `time`, `horizon`, `mean`, `q05`, ...: one line a forecast, of the kind of `frame`; calibrated
           as the evaluation of the run was. A point forecast has quantiles once the run was evaluated, none before.
+
+        Raises:
+          InputError: the frame can not be read, or what the data fit now is not what the weights were trained with.
         """
-        dataset = self.config.data.from_table(to_table(frame))
+        dataset = self.data.from_table(to_table(frame))
+        check_bound(self.task, dataset, self.manifest)
         law, rows = predict_rows(self.predict, dataset, 'all')
         if self.calibration is not None:
             law = self.calibration.apply(law, rows)

@@ -10,7 +10,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  gives NumPy the name bfloat16, which safetensors asks for
 import numpy as np
@@ -24,8 +24,21 @@ _SAFE_TORCH = (2, 11)  # older ones run code from a weights-only file: CVE-2025-
 _NOT_WEIGHTS = re.compile(r'optim|sched|scaler')
 
 
+class ModelFile(NamedTuple):
+    """state: tensors by name, half precisions as float32. config: what sizes the file states, the numbers and rows of
+    numbers in its `config` by dotted name, such as 'model.n_heads'; {} where it has none."""
+
+    state: dict[str, np.ndarray]
+    config: dict[str, Any]
+
+
 def read_state(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint by name, as NumPy arrays; half precisions become float32.
+    """The tensors of `read_model_file` alone."""
+    return read_model_file(path, max_bytes=max_bytes).state
+
+
+def read_model_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> ModelFile:
+    """The tensors of a checkpoint as NumPy arrays, and what its trainer wrote down of the model.
 
     A `.safetensors` file or a `.pt` file holds either a state dict or, as trainers write them, a dict with entries
     `...state_dict`: those of `model_state_dict` and `state_dict` keep their names, those of `NAME_state_dict` get the
@@ -44,13 +57,13 @@ def read_state(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, np.
             file=path,
             remedy='raise --max_gib if you trust it',
         )
-    state = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
+    state, config = (_read_safetensors(path), {}) if path.suffix == '.safetensors' else _read_torch(path)
     if not state:
         raise InputError('it holds no weights', file=path)
     for name, value in state.items():
         if value.dtype.kind == 'f' and not np.isfinite(value).all():
             raise InputError(f'{name} has {int((~np.isfinite(value)).sum())} values that are not finite', file=path)
-    return state
+    return ModelFile(state, config)
 
 
 def read_npz(path: str | Path, *, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]:
@@ -91,7 +104,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f'the file cannot be read ({_line(e)})', file=path) from e
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _read_torch(path: Path) -> ModelFile:
     import torch
 
     if tuple(int(n) for n in torch.__version__.split('.')[:2]) < _SAFE_TORCH:
@@ -113,7 +126,9 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f'the file is damaged ({_line(e)})', file=path) from e
     if not isinstance(content, dict):
         raise InputError(f'it holds a {type(content).__name__}, not a state dict', file=path)
-    return {name: _numpy(tensor) for name, tensor in _weights(content)}
+    config = content.get('config')
+    stated = dict(_numbers(config)) if isinstance(config, dict) else {}
+    return ModelFile({name: _numpy(tensor) for name, tensor in _weights(content)}, stated)
 
 
 def _check_container(path: Path) -> None:
@@ -164,6 +179,13 @@ def _tensors(content: Any, name: str = '') -> list[tuple[str, Any]]:
     else:
         return [(name, content)] if hasattr(content, 'untyped_storage') else []
     return [found for k, v in items for found in _tensors(v, f'{name}.{k}' if name else str(k))]
+
+
+def _numbers(content: Any, name: str = '') -> list[tuple[str, Any]]:
+    if isinstance(content, dict):
+        return [found for k, v in content.items() for found in _numbers(v, f'{name}.{k}' if name else str(k))]
+    row = content if isinstance(content, list | tuple) else [content]
+    return [(name, content)] if all(isinstance(v, int | float) for v in row) else []
 
 
 def _numpy(tensor: Any) -> np.ndarray:

@@ -19,6 +19,20 @@ def to_torch(config: Microchat, params: dict, extra: dict) -> dict[str, np.ndarr
     return model_state_dict(config.gpt, params)
 
 
+def sizes(config: Microchat) -> dict[str, tuple[str, int]]:
+    """What the original's files state of the model. Weights show neither heads nor length, nor how much of the
+    vocabulary only pads it."""
+    gpt = config.gpt
+    return {
+        'n_layer': ('task.gpt.layers', gpt.layers),
+        'n_head': ('task.gpt.heads', gpt.heads),
+        'n_kv_head': ('task.gpt.kv_heads', gpt.kv_heads or gpt.heads),
+        'n_embd': ('task.gpt.width', gpt.width),
+        'vocab_size': ('task.gpt.vocabulary', gpt.vocabulary),
+        'sequence_len': ('task.gpt.length', gpt.length),
+    }
+
+
 def refuse_other(config: Microchat, state: Mapping[str, np.ndarray], *, file: Any) -> None:
     """Raises InputError where the file is of the era whose model the config is not."""
     first = any(name.startswith(FIRST_ERA) for name in state)

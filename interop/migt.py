@@ -126,6 +126,13 @@ def read_batch(golden: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return jax.tree.map(jnp.asarray, batch)
 
 
+def sizes(config: Migt) -> dict[str, tuple[str, Any]]:
+    """What no shape shows: the levels, which the original's files state with their training, and the heads, which
+    others state as the original's page of the model does."""
+    heads = 'task.heads', config.heads
+    return {'quantile_regression.quantiles': ('task.levels', config.levels), 'model.n_heads': heads, 'n_heads': heads}
+
+
 def to_torch(config: Any, params: dict, extra: dict) -> dict[str, np.ndarray]:
     """The state dict of `interop.migt_modules.MigtTvdt`; with `compat` the original's."""
     return migt_files.to_state_dict(params, extra)

@@ -73,9 +73,9 @@ def test_every_file_is_there_and_named(trained, tmp_path, capsys):
     assert [f.relative_to(tmp_path).as_posix() for f in files] == [
         'export/config.json',
         'export/model.safetensors',
+        'checkpoints/toy.pt',
         'export/predict.stablehlo',
         'export/predict.json',
-        'checkpoints/toy.pt',
     ]
     assert all(f.is_file() for f in files)
     out = capsys.readouterr().out
@@ -109,18 +109,31 @@ def test_the_card_tells_what_the_program_wants(trained, tmp_path):
     assert names == {'params/linear/kernel', 'params/linear/bias', 'extra/shift'}
 
 
-def test_a_program_that_differs_is_refused(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize(('by', 'words'), [(1e-3, '1.0'), (np.nan, 'nan')])
+@pytest.mark.parametrize('name', ['mean', 'quantiles'])
+def test_a_program_that_differs_is_refused(trained, tmp_path, monkeypatch, name, by, words):
     real = jax_export.deserialize
 
     def damaged(content):
         program = real(content)
         other = dataclasses.replace(program)
-        object.__setattr__(other, 'call', lambda *a: {k: v + 1e-3 for k, v in program.call(*a).items()})
+        object.__setattr__(other, 'call', lambda *a: (out := program.call(*a)) | {name: out[name] + by})
         return other
 
     monkeypatch.setattr(exits.jax_export, 'deserialize', damaged)
-    with pytest.raises(InputError, match=r'predict.stablehlo: the exported program differs from the model by 1.0'):
+    with pytest.raises(InputError, match=f'predict.stablehlo: the exported program differs from the model by {words}'):
         run(trained, tmp_path)
+    assert (tmp_path / 'checkpoints' / 'toy.pt').is_file()
+
+
+def test_a_torch_file_that_can_not_be_made_leaves_the_program(trained, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise InputError('another function')
+
+    monkeypatch.setattr(Task, 'torch_files', refuse)
+    with pytest.raises(InputError, match='another function'):
+        run(trained, tmp_path)
+    assert (tmp_path / 'export' / 'predict.json').is_file()
 
 
 @pytest.mark.parametrize('value', [np.nan, 3.0])
@@ -137,9 +150,9 @@ def test_weights_that_do_not_come_back_are_refused(trained, tmp_path, monkeypatc
         run(trained, tmp_path)
 
 
-def test_a_nan_in_the_program_is_refused(trained, tmp_path):
+def test_weights_that_are_nan_come_back_as_they_are_and_the_program_is_refused(trained, tmp_path):
     trained.params['linear']['bias'] = jnp.array([jnp.nan])
-    with pytest.raises((InputError, RuntimeError)):
+    with pytest.raises(InputError, match='by nan'):
         run(trained, tmp_path)
 
 

@@ -142,10 +142,11 @@ def test_the_moments_are_found_in_a_state():
     optimizer = make_optimizer(Optim(), 10, p)
     _, state = optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p)
     stored = [{'count': 1, 'mu': state[1].mu, 'nu': state[1].nu} if i == 1 else None for i in range(5)]
-    assert find_adam(stored)['mu'] is state[1].mu
-    assert find_adam({'0': None, '1': stored[1]})['nu'] is state[1].nu
-    with pytest.raises(InputError, match='Adam'):
-        find_adam([{'count': 1}, None])
+    assert find_adam(stored, p)['mu'] is state[1].mu
+    assert find_adam({'0': None, '1': stored[1]}, p)['nu'] is state[1].nu
+    assert find_adam([{'count': 1}, None], p) is None
+    part = {'count': 1, 'mu': state[1].mu | {'layer': {'kernel': None}}, 'nu': state[1].nu}
+    assert find_adam([{'adam': part}], p) is None  # Muon has the others
 
 
 def test_muon_takes_matrices_and_adam_the_rest():

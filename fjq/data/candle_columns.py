@@ -2,7 +2,8 @@
 
 Layouts, told apart by what is in the file:
   Date,Open,High,Low,Close,Adj Close,Volume            Yahoo, and most others, by name in any order and case
-  Price,Close,... / Ticker,AAPL,... / Date,,...        Yahoo's download with three header rows, one asset or many
+  Price,Close,... / Ticker,AAPL,... / Date,,...        Yahoo's download with three header rows, one asset or many; the
+                                                       first two in either order
   timestamps,open,high,low,close,volume,amount         K-lines
   20110103 090100;126.35;126.39;126.35;126.39;1579     NinjaTrader, without a header
 """
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from fjq.data.headerless import read_headerless
+from fjq.data import headerless
 from fjq.data.stamps import FIRST_ROW, cast, read_times
 from fjq.errors import InputError
 
@@ -29,6 +30,7 @@ ADJUSTED = ('adj close', 'adjusted close', 'adjclose')
 SPLITS = ('split ratio', 'stock splits')
 _READ = (*PRICES, 'volume', *TIMES, *NAMES, *ADJUSTED, *SPLITS)
 _NUMBER = r'^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$'
+_HEAD_BYTES = 2**16
 _NO_VALUE = ('', 'nan', 'na', 'n/a', 'null', 'none', '-')
 
 
@@ -51,13 +53,26 @@ def read_columns(path: Path, order: str = 'auto') -> list[Columns]:
       InputError: no candles, a column that is absent, a date or number that is none.
     """
     try:
-        if path.suffix == '.parquet':
+        if path.suffix.lower() == '.parquet':
             return from_table(pq.read_table(path), path, order)
-        if nameless := read_headerless(path):
+        if nameless := headerless.read_headerless(path):
             return from_table(nameless.table, path, order)
         return _read_text(path, order)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as e:
         raise InputError(f'it can not be read ({e})', file=path, remedy='give a CSV or parquet file of candles') from e
+
+
+def begins_with_candles(path: Path) -> bool:
+    """Whether a text names prices in its header or has a candle in its first line, as tokens, tickers and notes do not.
+    What comes after, and what can not be read, is told where it is read."""
+    try:
+        with path.open('rb') as stream:
+            _, cells = _split_head(stream.read(_HEAD_BYTES).decode('utf-8-sig', errors='replace'))
+    except OSError:
+        return True
+    named = any(set(PRICES) <= {_plain(c) for c in row} for row in cells[:2])
+    most = len(headerless.NAMES)
+    return named or (cells[0][0][:1].isdigit() and most - 1 <= len(cells[0]) <= most)
 
 
 def from_table(table: pa.Table, file: Path | str = 'the table', order: str = 'auto') -> list[Columns]:
@@ -101,13 +116,13 @@ def from_table(table: pa.Table, file: Path | str = 'the table', order: str = 'au
 
 
 def _read_text(path: Path, order: str) -> list[Columns]:
-    with pa.input_stream(path) as stream:  # unpacks .gz by name
+    with pa.input_stream(path, compression='gzip' if path.suffix.lower() == '.gz' else 'detect') as stream:
         text = stream.read().decode('utf-8-sig')
-    head = [line for line in text.split('\n', 4)[:3]]
     if not text.strip():
         raise InputError('the file is empty', file=path, remedy='give a file with rows')
-    delimiter = max(',;\t', key=head[0].count)
-    cells = [[c.strip().strip('"') for c in line.strip('\r').split(delimiter)] for line in head]
+    delimiter, cells = _split_head(text)
+    if [row[0].lower() for row in cells[:2]] == ['ticker', 'price']:  # group_by='ticker'
+        cells[:2] = cells[1::-1]
     if len(cells) < 3 or cells[1][0].lower() != 'ticker':
         return from_table(_parse(text, delimiter, cells[0], skip=1), path, order)
     skip = 3 if _plain(cells[2][0]) in TIMES else 2
@@ -118,6 +133,13 @@ def _read_text(path: Path, order: str) -> list[Columns]:
         part = pa.table([table['0'], *(table[str(i)] for i in own)], names=['Date', *(cells[0][i] for i in own)])
         out += [_leave_empty_out(c)._replace(id=ticker) for c in from_table(part, path, order)]
     return out
+
+
+def _split_head(text: str) -> tuple[str, list[list[str]]]:
+    """The delimiter, and the cells of the first three lines."""
+    head = text.split('\n', 3)[:3]
+    delimiter = max(',;\t', key=head[0].count)
+    return delimiter, [[c.strip().strip('"') for c in line.strip('\r').split(delimiter)] for line in head]
 
 
 def _leave_empty_out(columns: Columns) -> Columns:

@@ -16,6 +16,9 @@ RATIOS = (1.5, *WHOLE, *(1 / n for n in WHOLE))  # three for two too; two for th
 SPLIT_ERROR = 0.05  # log distance from a ratio that a split and the night's own move may leave
 STATED_ERROR = 0.3  # the same where the file says that there was a split by this ratio
 QUIET = 10.0  # a split jump is so many times the median move before it
+DAY = np.timedelta64(1, 'D')
+WEEKEND = 3.0  # days from a Friday's candle to a Monday's
+PAUSES = 4.0  # a gap is longer than so many usual pauses; the eleven days of China's new year are none
 WORDS = {  # the column that a fault is in, and what it is; a price is named by its own column
     'price': ('', 'a price is zero, negative or absent'),
     'high below low': ('high', 'the high is below the low'),
@@ -28,7 +31,7 @@ WORDS = {  # the column that a fault is in, and what it is; a price is named by 
 REMEDY = 'correct the file, or set quality=repair or quality=drop'
 REMEDIES = {
     'split': 'read adjusted prices, set quality=repair to join both sides, or splits=False if the move is real',
-    'gap': 'give what is missing, raise max_gap_days, or set quality=repair to keep it',
+    'gap': 'give what is missing, set max_gap_days beyond it, or set quality=repair to keep it',
 }
 
 
@@ -37,7 +40,7 @@ class Quality:
     """What to do with faults, and what counts as one."""
 
     quality: str = 'refuse'  # 'refuse' = the first fault is an error, 'repair', or 'drop' the candle
-    max_gap_days: float = 10.0  # calendar days between candles that count as a gap; 0 = any
+    max_gap_days: float = 0.0  # a longer pause is a gap; 0 = four times the longest pause of a usual week
     splits: bool = True  # jumps by the ratio of a split are faults
 
 
@@ -70,6 +73,9 @@ def check(
     """
     if settings.quality not in ACTIONS:
         raise InputError(f'{settings.quality!r} is unknown', column='quality', remedy='choose ' + ', '.join(ACTIONS))
+    if not settings.max_gap_days >= 0:
+        remedy = 'give days, or 0 for what the candles themselves show'
+        raise InputError(f'{settings.max_gap_days} are no days', column='max_gap_days', remedy=remedy)
     candles = _Inspected(
         time, {n: np.array(v, np.float64) for n, v in values.items()}, row, settings.quality, file, name
     )
@@ -77,9 +83,7 @@ def check(
     _mend_prices(candles)
     _mend_ranges(candles)
     unit = _join_splits(candles) if settings.splits else 1.0
-    if settings.max_gap_days > 0:
-        longest = np.timedelta64(round(settings.max_gap_days * 86_400e9), 'ns')
-        candles.found('gap', np.r_[False, np.diff(candles.time) > longest])
+    _count_gaps(candles, settings.max_gap_days)
     if not len(candles.time):
         raise InputError('no candle is left', file=file, column=name or None, remedy='give a file with valid candles')
     return Checked(candles.time, candles.values, candles.faults, unit)
@@ -97,15 +101,15 @@ class _Inspected:
     name: str
     faults: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def found(self, fault: str, bad: np.ndarray, column: str = '') -> bool:
-        """Counts a fault where `bad` [N]; raises InputError where faults are refused."""
+    def found(self, fault: str, bad: np.ndarray, column: str = '', more: str = '') -> bool:
+        """Counts a fault where `bad` [N]; raises InputError where faults are refused, with `more` of the first."""
         if not bad.any():
             return False
         self.faults[fault] = count = int(bad.sum())
         if self.quality == 'refuse':
             where, words = WORDS[fault]
             raise InputError(
-                f'{self.name}: {words} ({count} in all; {FIRST_ROW})',
+                f'{self.name}: {words}{more} ({count} in all; {FIRST_ROW})',
                 file=self.file,
                 column=column or where,
                 row=int(self.row[bad.argmax()]),
@@ -163,6 +167,29 @@ def _join_splits(candles: _Inspected) -> float:
     if 'volume' in candles.values:
         candles.values['volume'] = candles.values['volume'] * unit
     return float(unit[-1])
+
+
+def _count_gaps(candles: _Inspected, most: float) -> None:
+    if len(candles.time) < 2:
+        return
+    days, most = np.diff(candles.time) / DAY, most or find_most_days(candles.time)
+    long = days > most
+    candles.found('gap', np.r_[False, long], more=f': {days[long.argmax()]:.3g} days, more than {most:.3g}')
+
+
+def find_most_days(time: np.ndarray) -> float:
+    """The longest time between candles [N > 1] that is no gap, in days, as they show it themselves.
+
+    The longest pause of a usual week is the weekend of stocks, in days and hours alike; the bar of a coin, or the
+    minutes without a trade of a thin one. Holidays join some of them. Weeks, months and quarters are told by the usual
+    step. The median is of weeks, so neither gaps nor a session on a Saturday change it, and of one weekend more, as
+    the weeks of a short file may all be unusual.
+    """
+    days = np.diff(time) / DAY
+    week = (time[:-1] + 3 * DAY).astype('datetime64[W]')  # from Monday on: a week has its weekend
+    weeks = np.unique(week, return_index=True)[1]
+    longest = np.sort(np.r_[np.maximum.reduceat(days, weeks), WEEKEND])
+    return PAUSES * max(float(longest[len(weeks) // 2]), float(np.median(days)))
 
 
 def find_splits(open_: np.ndarray, close: np.ndarray, stated: np.ndarray | None = None) -> np.ndarray:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fjq.config import nearest
 from fjq.data import candle_columns
-from fjq.data.candle_columns import Columns
+from fjq.data.candle_columns import Columns, begins_with_candles
 from fjq.data.candle_quality import PRICES, Quality, check
 from fjq.errors import InputError
 from fjq.log import say
@@ -20,6 +20,8 @@ from fjq.parallel import Parallel, run
 
 T = TypeVar('T')
 ENDINGS = ('.csv', '.csv.gz', '.txt', '.parquet')
+_ENDING = re.compile(r'\.[^.]*(\.gz)?$', re.IGNORECASE)
+_NAMED = 8  # files that a line names before it counts the rest
 _DOWNLOAD = re.compile(r'_\d{4}-\d{2}-\d{2}_\d{4}-\d{2}-\d{2}_\w+$')  # '{TICKER}_{first}_{last}_{interval}'
 
 
@@ -63,7 +65,7 @@ class Candles:
 class CandleFiles(Quality):
     """Where candles are and what to do with faults in them."""
 
-    path: str = ''  # a file, or a folder of files (.csv, .csv.gz, .txt, .parquet)
+    path: str = ''  # a file, or a folder of files (.csv, .csv.gz, .parquet, and .txt where candles are in it)
     assets: tuple[str, ...] = ()  # ids to read; () = all
     adjusted: bool = False  # prices times adjusted close / close, so returns include dividends (and splits)
     date_order: str = 'auto'  # of dates such as 02/01/2024: 'month' or 'day' first; 'auto' = as the column shows
@@ -142,18 +144,25 @@ class CandleFiles(Quality):
 
 
 def list_files(path: str | Path) -> list[Path]:
-    """The files of candles at a path, by name.
+    """The files of candles at a path, by name; says what else of such a name is there.
 
     Raises:
       InputError: none is there.
     """
+    remedy = 'name a CSV file or a folder of them'
+    if not str(path):
+        raise InputError('no path is given', column='path', remedy=remedy)
     root = Path(path)
     if root.is_file():
         return [root]
-    files = sorted(f for f in root.glob('*') if f.name.endswith(ENDINGS) and not f.name.startswith('.'))
-    if not str(path) or not files:
-        what = 'no path is given' if not str(path) else 'there is no file of candles'
-        raise InputError(what, file=path or None, column='path', remedy='name a CSV file or a folder of them')
+    found = sorted(f for f in root.glob('*') if f.name.lower().endswith(ENDINGS) and not f.name.startswith('.'))
+    # Any text may end in .txt, and the tokens of the original do; whoever writes .csv or .parquet means a table.
+    files = [f for f in found if f.is_file() and (f.suffix.lower() != '.txt' or begins_with_candles(f))]
+    if others := [f.name for f in found if f not in files]:
+        more = f' and {len(others) - _NAMED} more' if len(others) > _NAMED else ''
+        say(f'{root}: skipped, as no candles are in them: {", ".join(others[:_NAMED])}{more}')
+    if not files:
+        raise InputError('there is no file of candles', file=path, column='path', remedy=remedy)
     return files
 
 
@@ -184,7 +193,7 @@ def digest(candles: list[Candles]) -> str:
 
 
 def _read(settings: CandleFiles, file: Path) -> list[Candles] | InputError:
-    name = _DOWNLOAD.sub('', file.name.removesuffix('.gz').rsplit('.', 1)[0])
+    name = _DOWNLOAD.sub('', _ENDING.sub('', file.name))
     try:
         return [
             settings._make(columns, name, file) for columns in candle_columns.read_columns(file, settings.date_order)

@@ -25,7 +25,7 @@ from fjq.errors import InputError
 from fjq.log import say
 from fjq.parallel import Parallel
 from fjq.task import Shard
-from fjq.tokenizers import Bins, Saved
+from fjq.tokenizers import Bins, Saved, Tokenizer, load
 
 if TYPE_CHECKING:
     import grain  # costs 0.6 s and brings jax
@@ -44,7 +44,7 @@ class TokenData(CandleFiles):
     """
 
     split: Split
-    tokenizer: Any = dataclasses.field(default_factory=Bins)  # a dataclass of fjq.tokenizers
+    tokenizer: Any = dataclasses.field(default_factory=Bins)  # a dataclass of fjq.tokenizers, or what one opened as
     # Assets with a token of their own in front of every row and prompt, in place of the oldest candle's; '' among them
     # is the mark of whatever asset is not named. ('',) marks the start alone; () = no marks.
     marks: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class TokenData(CandleFiles):
           table: time, open, high, low, close, volume, and id with several assets.
         """
         self._check()
-        if isinstance(self.tokenizer, Saved):
+        if isinstance(self.tokenizer, Saved | Tokenizer):
             tokenizer = self.tokenizer.open()
         else:
             tokenizer, _ = self._open_tokenizer(self.candle_files().read(Parallel(workers=1)))
@@ -96,6 +96,10 @@ class TokenData(CandleFiles):
         V = tokenizer.vocabulary
         every = [Tokens(c, *encode(tokenizer, c), np.zeros(len(c), bool), self._mark(c.id, V)) for c in candles]
         return TokenDataset(self, tokenizer, every, every)
+
+    def with_fitted(self, folder: str | os.PathLike) -> 'TokenData':
+        """These settings with the tokenizer that `TokenDataset.save_fitted` wrote: a table needs no files then."""
+        return self.as_kind(TokenData, tokenizer=load(folder))
 
     def candle_files(self) -> CandleFiles:
         """All files at `path`."""
@@ -261,6 +265,10 @@ class TokenDataset:
             'split': dataclasses.asdict(c.split),
             **({'marks': list(c.marks)} if c.marks else {}),
         }
+
+    def save_fitted(self, folder: str | os.PathLike) -> None:
+        """Writes the tokenizer."""
+        self.tokenizer.save(folder)
 
     def say_what_it_is(self) -> None:
         """A line of counts, and one each where assets have no rows, the tokenizer looks ahead, or prompts of validation

@@ -14,7 +14,7 @@ from fjq.atomic import write_atomic
 from fjq.config import Experiment
 from fjq.errors import InputError
 from fjq.log import say, track
-from fjq.run import adopt_task, open_data
+from fjq.run import adopt_task, changes_since_training, open_data
 from fjq.trained import Trained
 
 
@@ -30,6 +30,8 @@ def run(config: Experiment, workdir: Path) -> None:
     if not hasattr(trained.task, 'embed'):
         raise InputError(f'{config.name} makes no embeddings')
     dataset = open_data(config, workdir)
+    if changed := changes_since_training(workdir, dataset.fingerprint()):
+        say(f'the data are not those of the training: {", ".join(changed)} differ')
     folder = workdir / 'embeddings' / str(trained.step)
     made_of = {'weights': _checksum((trained.params, trained.extra)), 'data': dataset.fingerprint()}
     _keep_if_made_of(folder, json.loads(json.dumps(made_of, default=str)))

@@ -6,7 +6,7 @@ from fjq.data.windows import Split
 
 
 def apply_variants(config: Experiment, variant: str) -> Experiment:
-    """Applies comma-separated variants in the order given.
+    """Applies comma-separated variants, whatever their order: data and sizes, then the codes.
 
     Raises:
       InputError: an unknown variant.
@@ -54,10 +54,10 @@ def _tiny(config: Experiment) -> None:
 
 
 _VARIANTS = {
+    'simulated': _simulated,
+    'tiny': _tiny,
     'fsq': _fsq,
     'rvq': _rvq,
     'bsq': _bsq,
     'compat': _compat,
-    'simulated': _simulated,
-    'tiny': _tiny,
 }

@@ -20,6 +20,7 @@ from fjq.data.frames import CHANNELS, SCALARS
 from fjq.data.tcn import TcnData
 from fjq.errors import InputError
 from fjq.forecast import Point
+from fjq.log import say
 from fjq.metrics import huber, mae, mse, qlike
 from fjq.models import tcn_files
 from fjq.nn.conv import Conv1d
@@ -160,7 +161,7 @@ class Model(nnx.Module):
     def encode_chunks(self, chunks_NxLxF, weights_N, tickers_NxL=None, key=None):
         """[N, L, F] -> [N, C]."""
         size, count = self.remat_chunks, weights_N.shape[0]
-        if not size or count <= size:
+        if not size or (isinstance(count, int) and count <= size):  # an exported program has any number of chunks
             return self._encode(key, (chunks_NxLxF, weights_N, tickers_NxL))
         # Chunks do not see each other, so slices of them bound the memory; a checkpoint a block would not on a CPU,
         # where XLA merges what is recomputed with what was computed.
@@ -218,7 +219,7 @@ class Model(nnx.Module):
 class TcnTask:
     """`fjq.task.Task` of a stream. A batch is what `fjq.data.tcn` documents."""
 
-    bound_to = ('features',)
+    bound_to = ('features', 'frame', 'chunk_len')  # not the horizon: a forecast may be held against another one
     figures = ('mae', 'qlike')
 
     def __init__(self, config: Tcn):
@@ -277,7 +278,8 @@ class TcnTask:
         return self.pure.apply(params, extra, Model.encode_frames, batch)[0]
 
     def torch_files(self, experiment: Experiment, weights: Weights) -> dict[str, dict]:
-        """`tcn_{stream}_encoder.pt` and `tcn_{stream}_best.pt` with the original's keys in their order.
+        """`tcn_{stream}_encoder.pt` and `tcn_{stream}_best.pt` with the original's keys in their order. The second has
+        the optimiser only where it was Adam for all weights.
 
         Raises:
           InputError: a causal or masked encoder, which the PyTorch modules would compute as another function.
@@ -288,31 +290,20 @@ class TcnTask:
                 column='task.causal' if self.config.causal else 'task.masked',
                 remedy='use the safetensors or StableHLO file in export/, which are written',
             )
-        stream, optim, adam = self.config.stream, experiment.optim, find_adam(weights.state['opt'])
-        updates = int(adam['count'])
-        optimizer = tcn_files.optimizer_state_dict(
-            adam['mu'],
-            adam['nu'],
-            step=updates,
-            learning_rate=float(make_schedule(optim, experiment.train.steps)(updates)),
-            betas=optim.betas,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-        )
-        best = tcn_files.checkpoint_file(
-            stream,
-            weights.params,
-            epoch=weights.step,
-            optimizer=optimizer,
-            scheduler=None,
-            metrics={
-                'train_loss': weights.facts['train_loss'],
-                'val_loss': weights.facts['validation'].get('loss', math.nan),
-            },
-        )
+        stream = self.config.stream
+        encoder, best = (f'tcn_{stream}_{kind}.pt' for kind in ('encoder', 'best'))
+        optimizer = _adamw(experiment, weights)
+        if optimizer is None:
+            say(f'{best} has no optimizer_state_dict: it is for AdamW, and another optimiser trained some weights')
+        metrics = {
+            'train_loss': weights.facts['train_loss'],
+            'val_loss': weights.facts['validation'].get('loss', math.nan),
+        }
         return {
-            f'tcn_{stream}_encoder.pt': tcn_files.encoder_file(stream, weights.params),
-            f'tcn_{stream}_best.pt': best,
+            encoder: tcn_files.encoder_file(stream, weights.params),
+            best: tcn_files.checkpoint_file(
+                stream, weights.params, epoch=weights.step, optimizer=optimizer, scheduler=None, metrics=metrics
+            ),
         }
 
     def encode_chunks(self, params, chunks_NxLxF, weights_N):
@@ -323,6 +314,23 @@ class TcnTask:
 def read_volatility(output):
     """The head's log(1 + vol) as a volatility, kept positive."""
     return jnp.maximum(jnp.expm1(output), SMALLEST_VOLATILITY)
+
+
+def _adamw(experiment: Experiment, weights: Weights) -> dict | None:
+    """The optimiser of a run as PyTorch's AdamW; None where it was not Adam for all weights."""
+    optim, adam = experiment.optim, find_adam(weights.state['opt'], weights.params)
+    if adam is None:
+        return None
+    updates = int(adam['count'])
+    return tcn_files.optimizer_state_dict(
+        adam['mu'],
+        adam['nu'],
+        step=updates,
+        learning_rate=float(make_schedule(optim, experiment.train.steps)(updates)),
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+    )
 
 
 def _smooth_qlike(target, prediction, mask):

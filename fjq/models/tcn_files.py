@@ -61,14 +61,14 @@ def checkpoint_file(
     params: Mapping[str, Any],
     *,
     epoch: int,
-    optimizer: Mapping[str, Any],
+    optimizer: Mapping[str, Any] | None,
     scheduler: Mapping[str, Any] | None,
     metrics: Mapping[str, float],
 ) -> dict[str, Any]:
     """The content of `tcn_{stream}_best.pt` and `_latest.pt`.
 
     Args:
-      optimizer: from `optimizer_state_dict`.
+      optimizer: from `optimizer_state_dict`, or None.
       scheduler: plain values for a PyTorch scheduler, or None.
       metrics: holds `train_loss` and `val_loss`.
     """
@@ -76,7 +76,7 @@ def checkpoint_file(
         'epoch': int(epoch),
         'stream': stream,
         'model_state_dict': model_state_dict(params),
-        'optimizer_state_dict': dict(optimizer),
+        'optimizer_state_dict': None if optimizer is None else dict(optimizer),
         'scheduler_state_dict': None if scheduler is None else dict(scheduler),
         'metrics': {name: float(value) for name, value in metrics.items()},
         'config': dimensions(params),

@@ -26,12 +26,12 @@ BASELINES = (
 
 
 def apply_variants(config: Experiment, variant: str) -> Experiment:
-    """Applies comma-separated variants, the device first.
+    """Applies comma-separated variants, whatever their order: the device, data and sizes, then what a model is.
 
     A device of fjq.data.profiles (`h100`, `cpu`, ...) sets the batch, the micro-batches and the precision.
     `compat512` gives the shapes of the original's code: frame vectors of 512, and for stocks `tickers`, a vector for
     each of the 100 most traded. `seven` stops at dilation 64, `simulated` and `tiny` need no data, and read
-    every ticker unless `tickers` follows them, `sample` fits the two months of index data that are public.
+    every ticker but with `tickers`, `sample` fits the two months of index data that are public.
 
     Raises:
       InputError: an unknown variant.
@@ -140,11 +140,11 @@ def _simulate(
 
 
 _VARIANTS = {
-    'compat512': _compat512,
-    'tickers': _tickers,
-    'seven': _seven,
     'simulated': _simulated,
     'signal': _signal,
     'tiny': _tiny,
     'sample': _sample,
+    'compat512': _compat512,
+    'tickers': _tickers,
+    'seven': _seven,
 }

@@ -11,8 +11,8 @@ def dropout(x, rate: float, key):
     """Zero each element of x with probability `rate`, scale the rest to keep the mean; key None means deterministic.
 
     The rate is rounded to a multiple of 2^-16 and the scale is exact for the rounded rate. Two elements share one
-    word, the hash of its place and the key: a function of those alone, however many devices hold x. Each micro-batch has
-    a key of its own, so another number of them (`mesh.count_micro_batches`) is another draw.
+    word, the hash of its place and the key: a function of those alone, however many devices hold x. Each micro-batch
+    has a key of its own, so another number of them (`mesh.count_micro_batches`) is another draw.
     Threefry, made for more than masks, took a quarter of the training step of a TCN (8.4 M elements on two CPU cores:
     29 ms, the hash 3 ms).
     """

@@ -27,7 +27,7 @@ from fjq.errors import InputError
 from fjq.log import say
 from fjq.tokenizers.bins import Bins, BinsTokenizer
 from fjq.tokenizers.learned import Learned, LearnedTokenizer
-from fjq.tokenizers.tokenizer import SETTINGS, Tokenizer, read_saved
+from fjq.tokenizers.tokenizer import REMEDY, SETTINGS, Tokenizer, read_saved
 
 __all__ = ['Bins', 'Learned', 'Saved', 'Tokenizer', 'load']
 
@@ -56,9 +56,9 @@ def load(folder: str | Path) -> Tokenizer:
     try:
         tokenizer = KINDS[settings['kind']](settings, arrays)
     except (KeyError, TypeError) as e:
-        raise InputError(f'it lacks {e}', file=folder, remedy='run --job=tokenize again') from e
+        raise InputError(f'it lacks {e}', file=folder, remedy=REMEDY) from e
     if tokenizer.hash != settings.get('hash'):
-        raise InputError('the tokenizer is not what was saved', file=folder, remedy='run --job=tokenize again')
+        raise InputError('the tokenizer is not what was saved', file=folder, remedy=REMEDY)
     if 'fitted_until' not in settings:
         say(
             f'{Path(folder) / SETTINGS} does not say until when it was fitted: none is refused, so check that it knows '

@@ -13,8 +13,9 @@ from fjq.errors import InputError
 from fjq.tokenizers.features import FREE, candle_features, ewma_scale, rebuild
 
 ARRAYS, SETTINGS = 'tokenizer.safetensors', 'tokenizer.json'
+REMEDY = 'write it by --job=tokenize, or where it is that of a run, by the command that trained it'
 PRIOR_ROWS = 10.0  # rows of the pooled spread that every code's own is mixed with
-LEAST_SPREAD = 1e-3  # of a feature around its code, in units of `scale`
+LEAST_SPREAD = 1e-3  # of a feature around its code, as a share of the deviation of all features of training
 
 
 class Tokenizer:
@@ -39,6 +40,10 @@ class Tokenizer:
         self.name, self.decay, self.first_scale = name, decay, first_scale
         self.table, self.spread = np.asarray(table_Vx5, np.float64), np.asarray(spread_Vx4, np.float64)
         self.vocabulary = len(self.table)
+
+    def open(self, candles: list[Candles] = (), train: list[np.ndarray] = ()) -> 'Tokenizer':
+        """Itself: it is fitted."""
+        return self
 
     def encode_inputs(self, inputs_Nx5: np.ndarray) -> np.ndarray:
         """Scaled features [N, 5] in order of time -> ids int32 [N]."""
@@ -123,18 +128,30 @@ def first_scale(candles: list[Candles], train: list[np.ndarray]) -> float:
     returns = np.concatenate([candle_features(c.ohlc())[m, 0] for c, m in zip(candles, train, strict=True)])
     scale = float(np.sqrt(np.mean(returns**2))) if len(returns) else 0.0
     if not scale > 0:
-        what = 'the prices never move' if len(returns) else 'there are no candles'
-        raise InputError(f'{what} in the training span', column='split', remedy='move train_end or give more data')
+        raise _no_scale('the prices never move' if len(returns) else 'there are no candles')
     return scale
 
 
+def _no_scale(what: str) -> InputError:
+    return InputError(f'{what} in the training span', column='split', remedy='move train_end or give more data')
+
+
 def fit_spread(inputs_Nx5: np.ndarray, ids_N: np.ndarray, table_Vx5: np.ndarray) -> np.ndarray:
-    """[V, 4] standard deviation of the training rows around what their id decodes to, mixed with the pooled one."""
+    """[V, 4] standard deviation of the training rows around what their id decodes to, mixed with the pooled one.
+
+    It scales with the inputs: a bound in units of its own would be that of daily candles, and rule those of minutes.
+
+    Raises:
+      InputError: prices that never move.
+    """
+    least = LEAST_SPREAD * inputs_Nx5[:, :FREE].std()  # of all features, as one alone may never move (wicks of closes)
+    if not least > 0:
+        raise _no_scale('the prices never move')
     squares = (inputs_Nx5[:, :FREE] - table_Vx5[ids_N][:, :FREE]) ** 2
     count = np.bincount(ids_N, minlength=len(table_Vx5))[:, None]
     sums = np.stack([np.bincount(ids_N, s, minlength=len(table_Vx5)) for s in squares.T], -1)
     pooled = squares.mean(0)
-    return np.maximum(np.sqrt((sums + PRIOR_ROWS * pooled) / (count + PRIOR_ROWS)), LEAST_SPREAD)
+    return np.maximum(np.sqrt((sums + PRIOR_ROWS * pooled) / (count + PRIOR_ROWS)), least)
 
 
 def last_time(candles: list[Candles], train: list[np.ndarray]) -> np.datetime64:
@@ -163,6 +180,4 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         return json.loads((folder / SETTINGS).read_text()), load_file(folder / ARRAYS)
     except (OSError, ValueError, SafetensorError) as e:
-        raise InputError(
-            f'no tokenizer can be read ({e})', file=folder, remedy='run --job=tokenize to write one'
-        ) from e
+        raise InputError(f'no tokenizer can be read ({e})', file=folder, remedy=REMEDY) from e

@@ -39,6 +39,11 @@ def yahoo_download():
     return head + [f'{d},{c / 2},{c},{h},{lo},{o},{v}' for d, (o, h, lo, c, v) in zip(DATES, ROWS, strict=True)]
 
 
+def by_ticker(lines):
+    """The same download with group_by='ticker', whose first two header rows change places."""
+    return [lines[1], lines[0], *lines[2:]]
+
+
 LAYOUTS = {
     'plain': plain(),
     'upper case': plain(header='DATE,OPEN,HIGH,LOW,CLOSE,VOLUME'),
@@ -49,6 +54,7 @@ LAYOUTS = {
     'offsets across a clock change': plain([f'{d} 00:00:00-0{5 - i % 2}:00' for i, d in enumerate(DATES)]),
     'newest first': [plain()[0], *plain()[:0:-1]],
     'three headers': yahoo_download(),
+    'three headers, by ticker': by_ticker(yahoo_download()),
     'k-lines': plain([f'{d} 00:00:00' for d in DATES], header='timestamps,open,high,low,close,volume'),
     'no header': [f'{d.replace("-", "")} 000000;' + ';'.join(map(str, r)) for d, r in zip(DATES, ROWS, strict=True)],
     'no header, commas': plain()[1:],
@@ -57,7 +63,7 @@ LAYOUTS = {
     ),
     'a name': [f'{line},{"symbol" if i == 0 else "XY"}' for i, line in enumerate(plain())],
 }
-NAMES = {'three headers': 'ABC', 'a name': 'XY'}
+NAMES = {'three headers': 'ABC', 'three headers, by ticker': 'ABC', 'a name': 'XY'}
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -95,7 +101,7 @@ def test_the_order_of_day_and_month_is_a_field_where_nothing_shows_it(tmp_path):
     path = write(tmp_path / 'A.csv', plain([f'{d[5:7]}/{d[8:]}/{d[:4]}' for d in DATES]))
     with pytest.raises(InputError, match="column 'Date', row 0: '01/02/2024' has its month or its day first"):
         read(path)
-    (days,), (months,) = (read(path, date_order=order, max_gap_days=99) for order in ('month', 'day'))
+    (days,), (months,) = (read(path, date_order=order) for order in ('month', 'day'))
     assert [str(t)[:10] for t in days.time] == list(DATES)
     assert [str(t)[:10] for t in months.time] == ['2024-02-01', '2024-03-01', '2024-04-01', '2024-05-01']
     with pytest.raises(InputError, match="column 'date_order': 'year' is unknown. Choose auto, month, day"):
@@ -106,9 +112,10 @@ def test_several_assets_in_one_download(tmp_path):
     lines = ['Price,Close,Close,High,High,Low,Low,Open,Open', 'Ticker,A,B,A,B,A,B,A,B', 'Date,,,,,,,,']
     for d, (o, h, lo, c, _) in zip(DATES, ROWS, strict=True):
         lines.append(f'{d},{c},{2 * c},{h},{2 * h},{lo},{2 * lo},{o},{2 * o}')
-    a, b = read(write(tmp_path / 'x.csv', lines))
-    assert (a.id, b.id) == ('A', 'B')
-    np.testing.assert_array_equal(2 * a.ohlc(), b.ohlc())
+    for layout in (lines, by_ticker(lines)):
+        a, b = read(write(tmp_path / 'x.csv', layout))
+        assert (a.id, b.id) == ('A', 'B')
+        np.testing.assert_array_equal(2 * a.ohlc(), b.ohlc())
 
 
 def test_moments_with_offsets_become_utc(tmp_path):
@@ -170,19 +177,6 @@ def test_repairs(tmp_path):
     np.testing.assert_allclose(split.ohlc(), np.array(ROWS)[:, :4], rtol=1e-12)  # ten new shares are an old one
     np.testing.assert_allclose(split.volume[2:] / split.unit, np.array(ROWS)[2:, 4])
     assert split.unit == pytest.approx(0.1)
-
-
-def test_a_crash_or_a_rally_is_no_split():
-    from fjq.data.candle_quality import find_splits
-
-    rng = np.random.Generator(np.random.Philox(3))
-    close = 100 * np.exp(np.cumsum(0.02 * rng.standard_normal(500)))
-    opened = np.r_[100, close[:-1]]
-    assert (find_splits(opened, close) == 1).all()
-    crash = close * np.where(np.arange(500) >= 250, 0.5, 1)  # within the session
-    assert (find_splits(np.r_[100, crash[:-1]], crash) == 1).all()
-    factor = np.where(np.arange(500) >= 250, 1 / 3, 1)
-    assert np.flatnonzero(find_splits(opened * factor, close * factor) != 1).tolist() == [250]
 
 
 def walk(moves, split_at=None, ratio=1.0):
@@ -301,6 +295,49 @@ def test_a_folder_with_one_bad_file(tmp_path, capsys):
         read(tmp_path)
     with pytest.raises(InputError, match='there is no file of candles'):
         read(tmp_path / 'nothing')
+
+
+def test_a_folder_with_other_things_beside_candles(tmp_path, capsys):
+    """The original keeps its tokens beside the CSVs. What is no candle by its first line is named and left out."""
+    write(tmp_path / 'A.csv', plain())
+    write(tmp_path / 'B.CSV', plain())
+    with gzip.open(tmp_path / 'C.Csv.GZ', 'wt') as f:
+        f.write('\n'.join(plain()))
+    pq.write_table(
+        pa.table({'Date': DATES, **dict.fromkeys(('Open', 'High', 'Low', 'Close'), [1.0] * 4)}), tmp_path / 'D.PARQUET'
+    )
+    write(tmp_path / 'E.TXT', LAYOUTS['no header'])
+    write(tmp_path / 'F.txt', plain())
+    ids = ['A', 'B', 'C', 'D', 'E', 'F']
+    assert [c.id for c in read(tmp_path)] == ids and 'skipped' not in capsys.readouterr().out
+    write(tmp_path / 'all_tokens.txt', ['80 81 83 89 66 ' * 2000])
+    write(tmp_path / 'README.txt', ['Open, high, low and close of five assets,', 'a CSV each'])
+    write(tmp_path / 'reconstructed_log_returns.txt', ['0.00100000', '-0.00200000'])
+    write(tmp_path / 'tickers.txt', ['AAPL', 'MSFT'])
+    write(tmp_path / 'empty.txt', [])
+    (tmp_path / 'old.csv').mkdir()
+    assert [c.id for c in read(tmp_path)] == ids
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if 'skipped' in line)
+    for name in (
+        'README.txt',
+        'all_tokens.txt',
+        'empty.txt',
+        'old.csv',
+        'reconstructed_log_returns.txt',
+        'tickers.txt',
+    ):
+        assert name in line
+    ragged = [*LAYOUTS['no header'], '20240108 000000;1']
+    for name, lines in (
+        ('G.txt', ragged),
+        ('G.csv', ['80 81 83']),
+    ):  # what should be candles and is not is no bystander
+        write(tmp_path / name, lines)
+        with pytest.raises(InputError, match=name):
+            read(tmp_path)
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match='1 columns and no header'):
+        read(tmp_path / 'all_tokens.txt')
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pyarrow.csv
 import pytest
 
 from fjq.data import token_cache
+from fjq.data.candles import CandleFiles
 from fjq.data.simulated_candles import PlantedTokenData, SimulatedTokenData
 from fjq.data.tokens import TokenData
 from fjq.data.windows import Split
@@ -241,6 +242,20 @@ def test_a_table_is_forecast_with_the_tokenizer_of_the_files(data):
     rows = fresh.rows('all')
     assert set(rows['id']) == {'new'} and rows['time'][-1] == c.time[59] and len(rows['time']) == 60 // 5 - 3 + 1
     np.testing.assert_array_equal(fresh.assets[0].id, data.assets[1].id[:60])
+
+
+def test_settings_with_what_was_fitted_need_no_files(data, tmp_path, monkeypatch):
+    """Neither simulated ones, nor any to open the tokenizer again."""
+    data.save_fitted(tmp_path)
+    fitted = settings(path='nowhere').with_fitted(tmp_path)
+    c = data.assets[1].candles
+    table = pa.table({'time': pa.array(c.time), **{n: getattr(c, n) for n in ('open', 'high', 'low', 'close')}})
+    for file in tmp_path.iterdir():
+        file.unlink()
+    monkeypatch.setattr(CandleFiles, 'read', lambda *_: pytest.fail('files were read'))
+    again = fitted.from_table(table)
+    np.testing.assert_array_equal(again.assets[0].id, data.assets[1].id)
+    assert again.fingerprint()['tokenizer'] == data.fingerprint()['tokenizer'] and again.horizon == data.horizon
 
 
 def test_history_is_all_candles_by_time(data):

@@ -1,6 +1,7 @@
 """Runs out to PyTorch and back: strict, to the same bits, and never outside the run folder."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,13 @@ from absl.testing import flagsaver
 
 from fjq import config as configs
 from fjq import torch_file
+from fjq.checkpoint import Weights
 from fjq.errors import InputError
 from fjq.launch import load_config
-from fjq.models import tcn_files
+from fjq.models import microchat_files, tcn_files
+from fjq.models.gpt import Gpt
+from fjq.models.microchat import Microchat
+from fjq.models.migt import Migt
 from fjq.models.tcn import Tcn
 from fjq.run import read_config
 from fjq.trained import Trained
@@ -24,6 +29,7 @@ torch = pytest.importorskip('torch')
 from interop import convert, tcn_modules  # noqa: E402
 from interop.export import export  # noqa: E402
 from interop.export import main as export_main  # noqa: E402
+from interop.files import read_state  # noqa: E402
 from interop.load import load  # noqa: E402
 from interop.load import main as load_main  # noqa: E402
 
@@ -183,10 +189,94 @@ def test_weights_say_what_they_are_bound_to_and_the_file_does_not_tell(tmp_path,
         assert f'{file} does not say which {bound} its weights are of: none is refused' in capsys.readouterr().out
 
 
+def gpt_file(path, stated=None):
+    """A config of a small GPT and the original's checkpoint of its weights, whose own config may say other sizes."""
+    gpt = Gpt(vocabulary=50, length=16, layers=1, heads=4, kv_heads=2, width=32, padded_logits=True)
+    config = configs.Experiment(name='gpt', task=Microchat(gpt=gpt, horizons=(1,)), data=configs.Mesh())
+    values = jax.tree.map(np.asarray, config.task.build().init(jax.random.key(0)))
+    weights = Weights(3, *values, {}, {'train_loss': 1.0, 'validation': {}})
+    content = microchat_files.checkpoint_file(gpt, weights)
+    content['config'] |= stated or {}
+    torch_file.write(path, content)
+    return config
+
+
+SIZES_OF_A_GPT = {
+    'n_layer': ('layers', 2),
+    'n_head': ('heads', 2),
+    'n_kv_head': ('kv_heads', 4),
+    'n_embd': ('width', 64),
+    'vocab_size': ('vocabulary', 49),
+    'sequence_len': ('length', 17),
+}
+
+
+@pytest.mark.parametrize('name', SIZES_OF_A_GPT)
+def test_sizes_that_a_file_states_are_those_of_the_config(tmp_path, name):
+    """Weights show neither heads nor length, and the vocabulary up to a multiple of 64 only."""
+    field, theirs = SIZES_OF_A_GPT[name]
+    config = gpt_file(tmp_path / 'x.pt', {name: theirs})
+    ours = getattr(config.task.gpt, field)
+    with pytest.raises(InputError) as error:
+        load(config, tmp_path / 'x.pt', tmp_path / 'run')
+    for part in (f'{tmp_path}/x.pt: ', f'{name} {theirs}', f'task.gpt.{field} is {ours}'):
+        assert part in str(error.value)
+    assert f'--config.task.gpt.{field}={theirs}' in str(error.value) and not (tmp_path / 'run').exists()
+
+
+def test_heads_with_the_same_shapes_are_refused_and_a_file_that_states_none_is_not(tmp_path):
+    config = gpt_file(tmp_path / 'x.pt')
+    load(config, tmp_path / 'x.pt', tmp_path / 'run')
+    config.task.gpt.heads, config.task.gpt.kv_heads = 2, 1  # half as many, twice as wide
+    with pytest.raises(InputError, match=r'n_head 4 and task.gpt.heads is 2, n_kv_head 2 and task.gpt.kv_heads is 1'):
+        load(config, tmp_path / 'x.pt', tmp_path / 'other')
+    torch_file.write(tmp_path / 'plain.pt', read_state(tmp_path / 'x.pt'))
+    load(config, tmp_path / 'plain.pt', tmp_path / 'other')
+    config.task.gpt.heads, config.task.gpt.kv_heads = 4, 0  # as many as heads
+    gpt_file(tmp_path / 'all.pt', {'n_kv_head': 4})
+    with pytest.raises(InputError, match='c_k.weight'):  # the sizes agree, the weights do not
+        load(config, tmp_path / 'all.pt', tmp_path / 'third')
+
+
+def test_levels_and_heads_that_a_migt_file_states(tmp_path):
+    sizes = {'variables': 3, 'width': 16, 'hidden': 32, 'temporal_layers': 1, 'variable_layers': 1, 'head_hidden': 8}
+    task = Migt(**sizes, heads=2, clock_dims=(4, 4, 4, 4), compat=True)
+    config = configs.Experiment(name='migt', task=task, data=configs.Mesh())
+    state = convert.to_torch(task, *jax.tree.map(np.asarray, task.build().init(jax.random.key(0))))
+    levels = [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95]
+    other = [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]
+    for stated, said in (
+        ({'model': {'n_heads': 4}}, r'n_heads 4 and task.heads is 2\. Set --config.task.heads=4'),
+        ({'n_heads': 4}, r'n_heads 4 and task.heads is 2\. Set --config.task.heads=4'),
+        ({'quantile_regression': {'quantiles': other}}, r'--config.task.levels="\(0.01, 0.1, .*, 0.99\)"'),
+    ):
+        torch_file.write(tmp_path / 'x.pt', {'model_state_dict': state, 'config': {'training': {'seed': 1}} | stated})
+        with pytest.raises(InputError, match=said):
+            load(config, tmp_path / 'x.pt', tmp_path / 'run')
+    stated = {'quantile_regression': {'quantiles': levels}, 'model': {'n_heads': 2}}
+    torch_file.write(tmp_path / 'x.pt', {'model_state_dict': state, 'config': stated})
+    load(config, tmp_path / 'x.pt', tmp_path / 'run')
+
+
 def command(main, *arguments):
     argv = ['program', *arguments]
     with flagsaver.flagsaver(), mock.patch.object(sys, 'argv', argv):  # ml_collections looks for overrides in sys.argv
         return main(argv)
+
+
+def test_the_flags_that_a_message_names_are_those_that_load_the_file(tmp_path, capsys):
+    """Of a config that leaves sizes to the data, which a file can not tell either."""
+    name = Path(__file__).resolve().parents[2] / 'configs' / 'migt_tvdt.py'
+    task = load_config(name, 'tiny').task
+    state = convert.to_torch(task, *jax.tree.map(np.asarray, task.build().init(jax.random.key(0))))
+    stated = {'n_heads': 2 * task.heads, 'quantile_regression': {'quantiles': [0.01, *task.levels[1:-1], 0.99]}}
+    torch_file.write(tmp_path / 'x.pt', {'model_state_dict': state, 'config': stated})
+    flags = [f'--file={tmp_path / "x.pt"}', f'--config={name}:tiny', f'--workdir={tmp_path / "run"}']
+    assert command(load_main, *flags) == 2
+    more = shlex.split(capsys.readouterr().err.strip().rstrip('.').partition('Set ')[2])
+    assert len(more) == 2 and command(load_main, *flags, *more) == 0
+    read = read_config(tmp_path / 'run').task
+    assert (read.heads, read.levels) == (2 * task.heads, (0.01, *task.levels[1:-1], 0.99))
 
 
 def test_the_commands(tmp_path, capsys):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fjq import torch_file
 from fjq.errors import InputError
-from interop.files import read_npz, read_state
+from interop.files import read_model_file, read_npz, read_state
 
 torch = pytest.importorskip('torch')
 import safetensors.torch  # noqa: E402
@@ -64,6 +64,24 @@ def test_trainers_files_give_the_weights_alone(tmp_path):
     }
     torch.save(content, tmp_path / 'x.pt')
     assert list(read_state(tmp_path / 'x.pt')) == ['w', 'head.w']
+
+
+def test_the_config_of_a_file_is_read_beside_its_weights(tmp_path):
+    config = {
+        'n_head': 4,
+        'dropout': 0.1,
+        'tied': False,
+        'name': 'x',
+        'model': {'levels': [0.1, 0.9], 'w': torch.ones(2)},
+    }
+    torch.save({'model_state_dict': {'w': torch.ones(2)}, 'config': config}, tmp_path / 'x.pt')
+    state, stated = read_model_file(tmp_path / 'x.pt')
+    assert list(state) == ['w'] and state.keys() == read_state(tmp_path / 'x.pt').keys()
+    assert stated == {'n_head': 4, 'dropout': 0.1, 'tied': False, 'model.levels': [0.1, 0.9]}
+    torch.save({'w': torch.ones(2)}, tmp_path / 'y.pt')
+    safetensors.torch.save_file({'w': torch.ones(2)}, tmp_path / 'y.safetensors')
+    torch.save({'w': torch.ones(2), 'config': 3}, tmp_path / 'z.pt')
+    assert [read_model_file(tmp_path / n).config for n in ('y.pt', 'y.safetensors', 'z.pt')] == [{}, {}, {}]
 
 
 class Payload:

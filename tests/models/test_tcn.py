@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export as jax_export
 
 from fjq.data.tcn import TcnData
 from fjq.errors import InputError
@@ -165,6 +166,20 @@ def test_slices_of_chunks_give_the_same_gradient_in_less_memory():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *grads)
 
 
+@pytest.mark.parametrize('size', [4, 50])
+def test_slices_of_chunks_export_for_any_number_of_rows(size):
+    """One row has more chunks than a slice, or it is open whether the rows have."""
+    task = dataclasses.replace(TINY, layers=2, remat_chunks=size).build()
+    params, _ = task.init(jax.random.key(0))
+    predict = jax.jit(lambda batch: task.predict(params, {}, batch).mean())
+    (rows,) = jax_export.symbolic_shape('rows')
+    free = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), make_batch(length=32))
+    program = jax_export.export(predict)(free)
+    for count in (1, 9):
+        batch = make_batch(rows=count, length=32)
+        np.testing.assert_allclose(program.call(batch), predict(batch), atol=1e-6)
+
+
 def test_bfloat16_stays_close_and_keeps_the_parameters_in_float32():
     batch = make_batch()
     half = dataclasses.replace(TINY, dtype='bfloat16').build()
@@ -222,7 +237,7 @@ def test_sizes_that_make_no_model_are_refused(fields):
 
 class Facts:
     def __init__(self, **changes):
-        self.facts = {'features': 'compat'} | changes
+        self.facts = {'features': 'compat', 'frame': '10s', 'chunk_len': 256, 'horizons': [30]} | changes
 
     def fingerprint(self):
         return self.facts
@@ -252,11 +267,12 @@ def test_the_figures_of_a_validation_are_known_before_the_data():
     assert set(loss.metrics) == set(task.figures)
 
 
-def test_weights_are_bound_to_the_kind_of_features(tmp_path):
+@pytest.mark.parametrize(('name', 'value'), [('features', 'v2'), ('frame', '20min'), ('chunk_len', 64)])
+def test_weights_are_bound_to_what_a_tick_a_chunk_and_a_frame_are(tmp_path, name, value):
     (tmp_path / 'manifest.json').write_text(json.dumps({'data': Facts().facts}))
-    check_fit(TINY.build(), Facts(), tmp_path)
-    with pytest.raises(InputError, match='trained with the features compat, the data have v2'):
-        check_fit(TINY.build(), Facts(features='v2'), tmp_path)
+    check_fit(TINY.build(), Facts(horizons=[5]), tmp_path)
+    with pytest.raises(InputError, match=f'trained with the {name} {Facts().facts[name]}, the data have {value}'):
+        check_fit(TINY.build(), Facts(**{name: value}), tmp_path)
 
 
 @pytest.mark.parametrize(

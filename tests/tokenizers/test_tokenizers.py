@@ -146,6 +146,35 @@ def test_likelihood(tokenizer):
     np.testing.assert_allclose(tokenizer.log_density(c, ids), expected, rtol=1e-9)
 
 
+def scaled_down(candles, factor):
+    """The same candles with every log return divided."""
+    prices = {n: 100 * (getattr(candles, n) / 100) ** (1 / factor) for n in ('open', 'high', 'low', 'close')}
+    return dataclasses.replace(candles, **prices)
+
+
+@pytest.mark.parametrize('decay', [1.0, 0.94])
+def test_likelihood_is_in_the_units_of_the_candles(decay):
+    """Five-minute bars move a hundredth of what these do: the densities of four features grow by 4 ln 100."""
+    small = [scaled_down(c, 100) for c in CANDLES]
+    day, minute = (Bins(returns=8, ranges=4, decay=decay).open(candles, TRAIN) for candles in (CANDLES, small))
+    for c, s in zip(CANDLES, small, strict=True):
+        ids = day.encode(c)
+        np.testing.assert_array_equal(minute.encode(s), ids)
+        np.testing.assert_allclose(minute.log_density(s, ids), day.log_density(c, ids) + 4 * np.log(100), rtol=1e-6)
+
+
+def test_a_feature_that_never_moves_has_a_likelihood():
+    """No wicks and no gaps, as a series of closes is read: what is known for sure is finite, in units of the rest."""
+    c = CANDLES[0]
+    opened = np.r_[c.close[:1], c.close[:-1]]
+    bare = dataclasses.replace(c, open=opened, high=np.maximum(opened, c.close), low=np.minimum(opened, c.close))
+    tokenizer = Bins(returns=8, ranges=1, decay=1.0).open([bare], TRAIN[:1])
+    assert np.isfinite(tokenizer.log_density(bare, tokenizer.encode(bare))).all()
+    still = dataclasses.replace(c, **dict.fromkeys(('open', 'high', 'low', 'close'), np.full(LENGTH, 50.0)))
+    with pytest.raises(InputError, match='the prices never move in the training span. Move train_end'):
+        Bins(returns=8, ranges=1, decay=1.0).open([still], TRAIN[:1])
+
+
 def test_saved_and_read_again(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     again = load(tmp_path)
