@@ -65,8 +65,9 @@ class AdaptiveConformal:
     first. alpha starts at the nominal rate of misses and moves by rate (nominal - miss) with every label that has ended
     by then, over all series, within 0 to 1. Targets overlap: where each spans k rows, k labels move alpha as much as
     one that stands alone, and k times as many scores are remembered. Only labels of rows later than the valid split
-    count. `hear` keeps how far they were followed: a table that begins later goes on from there, one that reaches back
-    to the valid split is followed anew.
+    count; once some were heard, none of rows before those. So rows between the splits change nothing, and a forecast
+    of all rows gives those of the test split what was scored. `hear` keeps how far labels were followed: a table that
+    begins later goes on from there, one that holds the first row that was heard is followed anew.
     """
 
     levels: tuple[float, ...] = LEVELS  # symmetric about 0.5
@@ -99,24 +100,24 @@ class AdaptiveConformal:
         stretch, alpha, scores = self._replay(facts, state, read_quantiles(law, self.levels), rows)
         moments, ends = np.unique(time), rows['label_end'].astype(time.dtype)
         ahead = np.searchsorted(moments, ends) - np.searchsorted(moments, time)[:, None]  # a weekend counts for none
-        least = max(len(moments) - 1 - int(ahead[rows['valid']].max()), 0)
-        open_ = np.flatnonzero((time > moments[least]) & (time > _moment(facts['last'], time)))
+        least, counted = max(len(moments) - 1 - int(ahead[rows['valid']].max()), 0), _is_counted(facts, time)
+        open_ = np.flatnonzero((time > moments[least]) & counted)
         rest = {'id': _names(rows)[open_].tolist(), 'time': [str(t) for t in time[open_]]}
         rest['stretch_PxNxH'] = stretch[:, open_].tolist()
         new = {'scores_PxHxN': scores, 'alpha_PxH': alpha, 'until': str(time.max()), 'open': rest}
-        return facts | {'state': new}
+        return {'since': str(time[counted].min())} | facts | {'state': new}
 
     def _replay(self, facts: dict[str, Any], state: dict[str, Any], quantiles: np.ndarray, rows: dict[str, np.ndarray]):
         """(the stretch of every row [P, N, H], alpha_PxH, scores_PxHxN), from a state on."""
         time, stretch = rows['time'], _stretches(state, rows, len(self.levels) // 2)
-        later = time > _moment(facts['last'], time)
+        counted = _is_counted(facts, time)
         alphas, remembered = copy.deepcopy(state['alpha_PxH']), copy.deepcopy(state['scores_PxHxN'])
         for p, (low, high) in enumerate(pairs(self.levels)):
             scores, heard = np.zeros(quantiles.shape[:2]), np.zeros(quantiles.shape[:2], bool)
             ends = np.broadcast_to(time[:, None], scores.shape)
             if 'target' in rows:
                 scores, ends = score_pair(quantiles, low, high, rows['target']), rows['label_end'].astype(time.dtype)
-                heard = rows['valid'] & np.isfinite(scores) & later[:, None] & (ends > _moment(state['until'], time))
+                heard = rows['valid'] & np.isfinite(scores) & counted[:, None] & (ends > _moment(state['until'], time))
             for h, overlap in enumerate(facts['overlap_H']):
                 columns = ends[:, h], heard[:, h], scores[:, h], stretch[p, :, h]
                 start = alphas[p][h], remembered[p][h]
@@ -229,7 +230,9 @@ class Calibration:
             found = json.loads(path.read_text())
             method, facts, fitted = from_dict(found['method']), found['facts'], found['step']
         except (ValueError, KeyError, TypeError) as e:
-            raise InputError(f'the calibration is damaged ({e})', file=path, remedy='evaluate the run again') from e
+            raise InputError(
+                f'the calibration is damaged ({e})', file=path, remedy='remove it, then evaluate the run'
+            ) from e
         return cls(method, facts, fitted) if step is None or fitted == step else None
 
 
@@ -287,7 +290,13 @@ def stretch_pairs(quantiles: np.ndarray, levels: tuple[float, ...], stretch: lis
 
 def _state_for(facts: dict[str, Any], time: np.ndarray) -> dict[str, Any]:
     """What a table of rows at `time` [N] goes on from: where labels were followed to, or the end of the valid split."""
-    return facts['state'] if 'state' in facts and time.min() > _moment(facts['last'], time) else facts
+    first = _moment(facts.get('since', facts['last']), time)
+    return facts['state'] if 'state' in facts and time.min() > first else facts
+
+
+def _is_counted(facts: dict[str, Any], time: np.ndarray) -> np.ndarray:
+    """Whether labels of rows at `time` [N] count: from the first row on that was heard, if any was."""
+    return time >= _moment(facts['since'], time) if 'since' in facts else time > _moment(facts['last'], time)
 
 
 def _moment(text: str | list[str], time: np.ndarray) -> np.ndarray:

@@ -54,7 +54,9 @@ class Train:
     keep_best: int = 1  # checkpoints kept by metric, besides the newest
     alarm: str = ''  # validation figure, with its parts NAME/..., whose fall says that the model collapsed; '' = none
     alarm_below: float = 0.0  # the run ends with an error where the figure or one of its parts is less
-    budget: str = ''  # training figure that an update may not exceed, such as 'kl'; '' = none
+    # Training figure that the weights may not exceed, such as 'kl'; '' = none. The figure of an update is that of the
+    # weights it began from, so an evaluation tries the next update too: what is beyond the budget is never the best.
+    budget: str = ''
     budget_above: float = 0.0  # the run ends, done, at the first update with more
 
 
@@ -171,6 +173,11 @@ def find_changes(old: dict[str, Any], new: dict[str, Any], within: str = '') -> 
     return out
 
 
+def describe_changes(changes: dict[str, tuple[Any, Any]]) -> str:
+    """'FIELD: OLD, now NEW; ...' of what `find_changes` found."""
+    return '; '.join(f'{n}: ' + ', now '.join(json.dumps(v)[:60] for v in pair) for n, pair in changes.items())
+
+
 def check_elements(config: Any, within: str = '') -> None:
     """Raises InputError where an element of a tuple is not what its field's annotation says: the command's flags check
     the type of single values alone."""
@@ -227,15 +234,19 @@ def nearest(word: str, choices: typing.Iterable[str]) -> str:
 
 
 def vary(config: Experiment, variant: str, variants: dict[str, Callable[[Experiment], None]]) -> None:
-    """Applies comma-separated variants in the order given.
+    """Applies comma-separated variants in the order of the table, whatever the order given: data and sizes come first
+    there, what is more special later.
 
     Raises:
       InputError: an unknown variant.
     """
-    for name in (n for n in variant.split(',') if n):
+    given = [name for name in variant.split(',') if name]
+    for name in given:
         if name not in variants:
             raise InputError(f'there is no variant {name!r}', remedy=nearest(name, variants))
-        variants[name](config)
+    for name, apply in variants.items():
+        if name in given:
+            apply(config)
 
 
 def check_path(config: Any, path: str) -> None:

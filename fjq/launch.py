@@ -14,6 +14,7 @@ import pkgutil
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -29,7 +30,7 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 JOB = flags.DEFINE_string('job', None, "what to do; the config's own job by default.")
 WORKDIR = flags.DEFINE_string('workdir', None, 'the run folder; runs/NAME by default, of a config.json its own folder.')
-FRESH = flags.DEFINE_bool('fresh', False, 'start over instead of resuming what the workdir holds.')
+FRESH = flags.DEFINE_bool('fresh', False, 'start over instead of resuming; of jobs that train.')
 COORDINATOR = flags.DEFINE_string('coordinator', '', 'host:port of process 0 of a run of several processes.')
 PROCESSES = flags.DEFINE_integer('processes', 0, 'how many processes there are.')
 PROCESS = flags.DEFINE_integer('process', -1, 'the number of this process.')
@@ -75,6 +76,12 @@ def _run() -> int:
     config = settle(config)
     name = JOB.value or config.job
     job = find_job(name)
+    if FRESH.value and not hasattr(job, 'start_over'):
+        raise InputError(
+            f'the job {name!r} has nothing to start over',
+            file='--fresh',
+            remedy='leave it out; to train anew: --job=train --fresh',
+        )
     import jax
 
     from fjq import heap, mesh, run
@@ -92,10 +99,11 @@ def _run() -> int:
     workdir = Path(WORKDIR.value or (file.parent if file.name == RUN_CONFIG else f'runs/{config.name}'))
     if FRESH.value:
         if first:
-            run.start_over(workdir)
+            job.start_over(workdir)
         mesh.wait_for_all('the run folder is empty')
     try:
-        job(config, workdir)
+        with run.given(config_flags.get_override_values(flags.FLAGS['config'])):
+            job.run(config, workdir)
     except run.Interrupted as e:
         if first:
             print(f'fjq: {e}', file=sys.stderr)
@@ -103,12 +111,13 @@ def _run() -> int:
     return 0
 
 
-def find_job(name: str):
-    """The `run(config, workdir)` of fjq/jobs/NAME.py; InputError with the nearest name where there is none."""
+def find_job(name: str) -> ModuleType:
+    """fjq/jobs/NAME.py with its `run(config, workdir)`; InputError with the nearest name where there is none. A job
+    that can start over (--fresh) has `start_over(workdir)`, which removes what it made before."""
     names = list_jobs()
     if name not in names:
         raise InputError(f'there is no job {name!r}', file='--job', remedy=nearest(name, names))
-    return importlib.import_module(f'fjq.jobs.{name}').run
+    return importlib.import_module(f'fjq.jobs.{name}')
 
 
 def list_jobs() -> dict[str, str]:

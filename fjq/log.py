@@ -116,7 +116,7 @@ class Writer:
                     self._events.add_scalar(name, value, int(step))
 
     def truncate(self, step: int) -> None:
-        """Removes the lines after `step`, and what a kill or the disk damaged: what follows writes the last ones again."""
+        """Removes the lines after `step` and damaged ones, as a kill leaves: what follows writes them again."""
         self.close()
         self._purge_step = step + 1
         if not self.path.exists():

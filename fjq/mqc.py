@@ -12,8 +12,9 @@
     mqc analyze | analysis                        use, entropy, patterns, transitions and outliers of tokens
     mqc examples, download, help
 
-`mqc COMMAND --help` lists the flags of a command. Any field of a config is set by --config.FIELD=VALUE. A run is a
-folder: where the original had checkpoints/sft.pt it is checkpoints/sft.
+`mqc COMMAND --help` lists the flags of a command. Any field of a config is set by --config.FIELD=VALUE, but
+not in quickstart, which has five configs. --fresh trains anew. A run is a folder: where the original had
+checkpoints/sft.pt it is checkpoints/sft.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import ast
 import functools
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -66,9 +68,14 @@ def _run(argv: list[str]) -> int:
     if name == 'quickstart':
         from fjq.mqc_quickstart import quickstart
 
-        return quickstart(
-            asked.get('csv', ''), asked.get('asset', ''), asked.get('out', ''), asked.get('rng_seed', '0')
-        )
+        if rest:
+            raise InputError(
+                'quickstart trains five models, each with a config of its own',
+                file=rest[0],
+                remedy='give it to one of the commands that quickstart prints',
+            )
+        given = (asked.get(key, '') for key in ('csv', 'asset', 'out'))
+        return quickstart(*given, asked.get('rng_seed', '0'), fresh='fresh' in asked)
     code = launch(translate(name, asked, rest))
     if name == 'report' and code == 0:
         from fjq.mqc_page import report_stages
@@ -83,7 +90,7 @@ def launch(commands: list[list[str]]) -> int:
         print('python -m fjq.launch ' + shlex.join(words), flush=True)
         start = time.monotonic()
         if len(commands) > 1:
-            code = subprocess.run([sys.executable, '-m', 'fjq.launch', *words]).returncode
+            code = _run_child(words)
         else:
             from fjq import launch
 
@@ -93,6 +100,17 @@ def launch(commands: list[list[str]]) -> int:
         if code:
             return code
     return 0
+
+
+def _run_child(words: list[str]) -> int:
+    """The exit code of a launch of its own, 128 + n where signal n ended it. Ctrl-C is the child's to answer: it saves
+    what it trained, and must not be killed while it does."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # a signal that is ignored would be so by the child too
+    try:
+        code = subprocess.run([sys.executable, '-m', 'fjq.launch', *words]).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return code if code >= 0 else 128 - code
 
 
 def parse(name: str, argv: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -105,30 +123,36 @@ def parse(name: str, argv: list[str]) -> tuple[dict[str, str], list[str]]:
     for flag in COMMANDS[name]:
         kind = {'action': 'store_true'} if flag.names[0] in SWITCHES else {'metavar': 'X'}
         parser.add_argument(*flag.names, dest=_key(flag), default=None, help=flag.text, **kind)
-    own = [word for word in argv if word.startswith('--config.') or word == '--fresh']
+    own = [word for word in argv if word.startswith('--config.')]
     try:
         asked, unknown = parser.parse_known_args([word for word in argv if word not in own])
     except argparse.ArgumentError as e:
         raise InputError(str(e), remedy=f'see mqc {name} --help') from e
     if unknown:
+        word = unknown[0].partition('=')[0]
+        others = [command for command, flags in COMMANDS.items() if any(word in flag.names for flag in flags)]
         known = [n for flag in COMMANDS[name] for n in flag.names]
-        raise InputError(f'mqc {name} has no flag {unknown[0]!r}', remedy=nearest(unknown[0].partition('=')[0], known))
+        remedy = f'it is one of mqc {", ".join(others)}' if others else nearest(word, known)
+        raise InputError(f'mqc {name} has no flag {unknown[0]!r}', remedy=remedy)
     return {k: v for k, v in vars(asked).items() if v is not None}, own
 
 
 def translate(name: str, asked: dict[str, str], rest: list[str]) -> list[list[str]]:
-    """A command with its flags -> the arguments of each `fjq.launch` that it means."""
+    """A command with its flags -> the arguments of each `fjq.launch` that it means; what trains may start over."""
+    fresh = ['--fresh'] if 'fresh' in asked else []
     if name == 'examples':
-        run = asked.get('out', 'runs/examples')
+        base = [f'--config={find_config("pretrain")}:tiny', f'--workdir={asked.get("out", "runs/examples")}', *rest]
         jobs = ('validate', 'analyze', 'train', 'evaluate', 'generate', 'report')
-        return [[f'--config={find_config("pretrain")}:tiny', f'--job={job}', f'--workdir={run}'] for job in jobs]
+        return [[*base, f'--job={job}', *(fresh if job == 'train' else [])] for job in jobs]
+    if fresh and 'bins' in asked:
+        raise InputError('bins are not trained', file='--fresh', remedy='leave it out, or tokenize without --bins')
     if name == 'tokenize' and 'bins' not in asked:
         config = find_config('tokenizer', asked.get('preset', ''))
         run = _folder(asked.get('out', TOKENIZER_RUN))
         fields = _fields(name, asked, config, rest) + rest
-        last = [w for w in fields if not w.startswith(('--config.train.', '--config.optim.', '--fresh'))]
+        last = [w for w in fields if not w.startswith(('--config.train.', '--config.optim.'))]
         base = [f'--config={config}', f'--workdir={run}']
-        return [[*base, *fields], [*base, '--job=tokenize', *last]]
+        return [[*base, *fields, *fresh], [*base, '--job=tokenize', *last]]
     if name == 'decode' and 'bins' not in asked:
         run = _folder(asked.get('run', TOKENIZER_RUN))
         config = describe_run(run, 'tokenizer', asked.get('preset', ''))
@@ -136,7 +160,7 @@ def translate(name: str, asked: dict[str, str], rest: list[str]) -> list[list[st
     if name in STAGES:
         config = find_config(name, asked.get('preset', ''))
         run = _folder(asked.get('out', f'runs/microchat_{name}'))
-        return [[f'--config={config}', f'--workdir={run}', *_fields(name, asked, config, rest, run), *rest]]
+        return [[f'--config={config}', f'--workdir={run}', *_fields(name, asked, config, rest, run), *rest, *fresh]]
     run = _folder(asked.get('run', asked.get('out', DEFAULT_RUN)))
     config = describe_run(run, 'pretrain', asked.get('preset', ''))
     own = {word.partition('=')[0] for word in rest}  # absl would join two lists of one field
@@ -195,15 +219,21 @@ def _fields(name: str, asked: dict[str, str], config: str, rest: list[str], run:
         names = tuple(asked['asset'].split(','))
         out['data.generate.assets' if name in ('generate', 'chat') else 'data.assets'] = names
     if 'seed' in asked:
-        words = asked['seed'].replace(',', ' ').split()
-        if not words or not all(word.isdigit() for word in words):
+        tokens = tuple(_count(word) for word in asked['seed'].replace(',', ' ').split())
+        if not tokens or min(tokens) < 0:
             raise InputError(f'{asked["seed"]!r} are no tokens', file='--seed', remedy='give ids such as "80 81 83"')
-        out['data.generate.seed_tokens'] = tuple(map(int, words))
+        out['data.generate.seed_tokens'] = tokens
     if 'seq_len' in asked and name in (*STAGES, 'validate'):
-        length = _number(asked, 'seq_len')
-        out |= {'data.length': length} | ({'task.gpt.length': length} if length > _load(config).task.gpt.length else {})
+        length, settings = _number(asked, 'seq_len'), _load(config)
+        if getattr(settings.data, 'layout', '') != 'packed':
+            raise InputError(
+                f'the rows of {settings.name} are not packed, but a context and its future',
+                file='--seq-len',
+                remedy='give --context-len and --horizon',
+            )
+        out |= {'data.length': length} | ({'task.gpt.length': length} if length > settings.task.gpt.length else {})
     if 'vocab' in asked:
-        out |= _vocabulary(_number(asked, 'vocab'), asked.get('preset', ''))
+        out |= _vocabulary(_number(asked, 'vocab'), getattr(_load(config).data, 'tokenizer', None))
     if 'horizon' in asked and name in STAGES:
         horizon = _number(asked, 'horizon')
         ahead = (*(h for h in (1, 8, 32) if h < horizon), horizon)
@@ -218,9 +248,9 @@ def _fields(name: str, asked: dict[str, str], config: str, rest: list[str], run:
     return flags
 
 
-def _vocabulary(tokens: int, preset: str) -> dict[str, int]:
+def _vocabulary(tokens: int, tokenizer: Any) -> dict[str, int]:
     """The model's vocabulary, and the bins that give it where tokens are bins."""
-    if {'learned', 'compat', 'readme'} & set(preset.split(',')):
+    if not hasattr(tokenizer, 'returns'):
         return {'task.gpt.vocabulary': tokens}
     ranges = 4 if tokens % 4 == 0 and tokens > 4 else 1
     return {
@@ -232,18 +262,23 @@ def _vocabulary(tokens: int, preset: str) -> dict[str, int]:
 
 def count_updates(config: str, flags: list[str], epochs: int, run: str) -> int:
     """Updates of so many passes over the training windows, which only the data can tell."""
-    from fjq.run import cache_folder
-
-    settings = _load(config)
-    for flag in (f for f in flags if f.startswith('--config.')):
-        _set_field(settings, *flag.removeprefix('--config.').partition('=')[::2])
-    dataset = settings.data.open(cache_folder(settings, Path(run or 'runs')), settings.parallel)
+    settings, dataset = open_data(config, flags, run)
     if hasattr(dataset, 'training_windows'):
         windows = dataset.training_windows()
     else:  # of the tokenizer
         c = settings.data
         windows = sum(max(0, (int(mask.sum()) - c.window) // c.stride + 1) for mask in dataset.in_train)
     return epochs * -(-windows // settings.data.batch_rows)
+
+
+def open_data(config: str, flags: list[str], run: str) -> tuple[Experiment, Any]:
+    """A config with the fields of --config.* flags, and its data."""
+    from fjq.run import cache_folder
+
+    settings = _load(config)
+    for flag in (f for f in flags if f.startswith('--config.')):
+        _set_field(settings, *flag.removeprefix('--config.').partition('=')[::2])
+    return settings, settings.data.open(cache_folder(settings, Path(run or 'runs')), settings.parallel)
 
 
 def _set_field(settings: Experiment, path: str, value: str) -> None:
@@ -294,9 +329,18 @@ def _load(config: str) -> Experiment:
 
 
 def _number(asked: dict[str, str], name: str) -> int:
-    if not asked[name].isdigit() or not int(asked[name]):
+    number = _count(asked[name])
+    if number < 1:
         raise InputError(f'{asked[name]!r} is no number from 1 on', file=f'--{name.replace("_", "-")}')
-    return int(asked[name])
+    return number
+
+
+def _count(word: str) -> int:
+    """-1 where it is no number: digits alone do not make one, such as those of ²."""
+    try:
+        return int(word)
+    except ValueError:
+        return -1
 
 
 def _literal(value: Any) -> str:

@@ -7,7 +7,7 @@ ALIASES = {
     'eval': 'evaluate', 'baseline': 'evaluate', 'gen': 'generate', 'analysis': 'analyze',
     '--help': 'help', '-h': 'help',
 }  # fmt: skip
-SWITCHES = ('--bins', '--patterns', '--outliers')  # flags without a value
+SWITCHES = ('--bins', '--fresh', '--patterns', '--outliers')  # flags without a value
 
 
 class Flag(NamedTuple):
@@ -23,6 +23,7 @@ DEVICE = Flag(('--device',), '', 'auto, cpu or cuda')
 SEED = Flag(('--rng-seed',), 'seed', 'of all random numbers')
 PRESET = Flag(('--preset',), '', 'variants of the config: tiny, readme, compat, learned, muon, simulated, planted')
 OUT = Flag(('--out', '--save_dir', '--save-dir'), '', 'the run folder')
+FRESH = Flag(('--fresh',), '', 'train anew instead of going on: all that is in the run folder is deleted')
 START = Flag(('--in', '--init'), 'init_from', 'the run that it starts from')
 CSV = Flag(('--csv', '--asset-csv', '--btc-csv', '--asset_csv'), '', 'the CSV of one asset, in the folder of all')
 ASSET = Flag(('--asset', '--assets'), '', 'assets, joined by commas')
@@ -32,7 +33,7 @@ BATCH = Flag(
     ('--batch', '--batch_size', '--batch-size', '--batch-episodes', '--batch_episodes'), 'data.batch_rows', 'rows'
 )
 RATE = Flag(('--lr', '--learning_rate', '--learning-rate'), 'optim.learning_rate', 'peak of the learning rate')
-LENGTH = Flag(('--seq-len', '--seq_len'), '', 'tokens of a training row')
+LENGTH = Flag(('--seq-len', '--seq_len'), '', 'tokens of a packed training row')
 CONTEXT = Flag(('--context-len', '--context_len', '--context_length'), 'data.context', 'candles of a prompt')
 HORIZON = Flag(('--horizon',), '', 'candles of the future')
 MODEL = (
@@ -50,16 +51,16 @@ SAMPLING = (
     Flag(('--samples', '--num_samples', '--num-samples'), 'data.generate.paths', 'paths of a prompt'),
 )
 COMMON = (DATA, DEVICE, SEED, PRESET)
-STAGE = (*COMMON, OUT, EPOCHS, STEPS, BATCH, RATE, LENGTH, *MODEL)
-LATER = (*STAGE, START, CSV, ASSET, CONTEXT, HORIZON)
+SIZES = (*COMMON, OUT, EPOCHS, STEPS, BATCH, RATE, LENGTH, *MODEL)
+STAGE = (*SIZES, FRESH, START, CSV, ASSET, CONTEXT, HORIZON)
 OF_RUN = (RUN, *COMMON, CSV, ASSET)
 
 COMMANDS: dict[str, tuple[Flag, ...]] = {
-    'pretrain': (*STAGE, CSV, ASSET, CONTEXT, HORIZON, START),
-    'midtrain': LATER,
-    'sft': (*LATER, Flag(('--loss-on', '--loss_on'), 'task.loss_on', 'horizon or full')),
+    'pretrain': STAGE,
+    'midtrain': STAGE,
+    'sft': (*STAGE, Flag(('--loss-on', '--loss_on'), 'task.loss_on', 'horizon or full')),
     'rl': (
-        *LATER,
+        *STAGE,
         Flag(('--reward',), 'task.reward', 'token_acc, return_mse, proximity, crps, direction, pnl or sharpe'),
         Flag(('--group',), 'task.group', 'paths of a context'),
         Flag(('--kl',), 'task.kl_weight', 'weight of the divergence from where it started'),
@@ -68,6 +69,7 @@ COMMANDS: dict[str, tuple[Flag, ...]] = {
     'tokenize': (
         *COMMON,
         OUT,
+        FRESH,
         Flag(('--bins',), '', 'quantile bins, which need no training'),
         EPOCHS,
         STEPS,
@@ -89,9 +91,10 @@ COMMANDS: dict[str, tuple[Flag, ...]] = {
     'predict': OF_RUN,
     'chat': (*OF_RUN, *SAMPLING),
     'report': (RUN, DEVICE),
-    'validate': (*STAGE, RUN, CSV, ASSET),
+    'validate': (*SIZES, RUN, CSV, ASSET),
     'analyze': (
         *COMMON,
+        Flag(('--tokens_file', '--tokens-file'), 'data.path', 'the same as --data: a file of ids alone is refused'),
         RUN,
         CSV,
         ASSET,
@@ -102,9 +105,10 @@ COMMANDS: dict[str, tuple[Flag, ...]] = {
     'quickstart': (
         DEVICE,
         SEED,
+        FRESH,
         Flag(('--csv', '--data'), '', 'folder of candles, one CSV an asset; without it a market is simulated'),
         ASSET,
         Flag(('--out',), '', 'the folder of all runs; runs/mqc by default'),
     ),
-    'examples': (DEVICE, Flag(('--out',), '', 'the run folder')),
+    'examples': (DEVICE, FRESH, Flag(('--out',), '', 'the run folder')),
 }

@@ -36,19 +36,23 @@ STAGE_FIELDS = {
 }
 
 
-def quickstart(csv: str, asset: str, out: str, seed: str) -> int:
+def quickstart(csv: str, asset: str, out: str, seed: str, fresh: bool = False) -> int:
     """Runs everything. The same command goes on from where it was interrupted.
 
     Args:
       csv: a folder of candles; '' = a market is simulated.
       asset: whose market stages 2 to 4 are about; '' = the first.
+      fresh: train anew instead of going on.
     """
     root = Path(out or 'runs/mqc')
     folder = Path(csv) if csv else make_market(root)
     candles = CandleFiles(path=str(folder), quality='repair').read(Parallel())
-    asset = pick_asset(asset, [c.id for c in candles])
+    by_name = {c.id: c for c in candles}
+    asset = pick_asset(asset, list(by_name))
     say(f'stages 2 to 4 are about {asset}; all stages are judged on it')
-    code = mqc.launch(plan(root, folder, asset, split_times(candles), seed))
+    data = {'data.path': folder, 'data.quality': 'repair', **split_times(by_name[asset], candles)}
+    check_rows(root, asset, data)
+    code = mqc.launch(plan(root, asset, data, seed, fresh))
     if code == 0:
         findings = {stage: json.loads((root / stage / 'evaluation.json').read_text()) for stage in mqc.STAGES}
         say(to_markdown(list(compare_stages(findings))))
@@ -72,10 +76,10 @@ def pick_asset(name: str, known: list[str]) -> str:
     return name
 
 
-def split_times(candles: list[Candles]) -> dict[str, Any]:
-    """Fields of the split: one cut for all assets, at shares of the time that the data span. The embargo is a context
-    where the data are long enough to spare it."""
-    first, last = min(c.time[0] for c in candles), max(c.time[-1] for c in candles)
+def split_times(asset: Candles, candles: list[Candles]) -> dict[str, Any]:
+    """Fields of the split: one cut for all assets, at shares of the time that the asset spans: the others' may end
+    before its first candle. The embargo is a context where the asset is long enough to spare it."""
+    first, last = asset.time[0], asset.time[-1]
     ends = [str((first + (last - first) * share).astype('datetime64[D]')) for share in (TRAINED, VALIDATED)]
     day = np.timedelta64(1, 'D')
     context = CONTEXT * max(float(np.ptp(c.time) / day) / max(len(c) - 1, 1) for c in candles)
@@ -85,12 +89,26 @@ def split_times(candles: list[Candles]) -> dict[str, Any]:
     }
 
 
-def plan(root: Path, folder: Path, asset: str, split: dict[str, Any], seed: str) -> list[list[str]]:
-    """The arguments of every `fjq.launch`, in order."""
-    data = {'data.path': folder, 'data.quality': 'repair', 'seed': seed, 'cache': root / 'cache', **split}
+def check_rows(root: Path, asset: str, data: dict[str, Any]) -> None:
+    """Opens the stage with the fewest rows: each says where it has none, but only once those before it are trained.
+    Quantile bins stand for the codes, which are not there yet.
+
+    Raises:
+      InputError: the asset is too short.
+    """
+    try:
+        mqc.open_data(mqc.find_config('sft'), flags(STAGE_FIELDS | data | {'data.assets': (asset,)}), str(root))
+    except InputError as e:
+        remedy = 'name an asset with more candles by --asset, or give longer files'
+        raise InputError(f'{asset} can not be trained on: {e.what}', file=data['data.path'], remedy=remedy) from e
+
+
+def plan(root: Path, asset: str, data: dict[str, Any], seed: str, fresh: bool = False) -> list[list[str]]:
+    """The arguments of every `fjq.launch`, in order. data: the fields that the tokenizer and all stages share."""
+    data, anew = data | {'seed': seed, 'cache': root / 'cache'}, ['--fresh'] if fresh else []
     tokenizer = {'task.codes': CODES, **length('tokenizer'), **data}
     base = [f'--config={mqc.find_config("tokenizer")}', f'--workdir={root / "tokenizer"}']
-    out = [[*base, *flags(tokenizer)], [*base, '--job=tokenize', *flags(tokenizer)]]
+    out = [[*base, *flags(tokenizer), *anew], [*base, '--job=tokenize', *flags(tokenizer)]]
     shared = STAGE_FIELDS | {'data.tokenizer.path': root / 'tokenizer' / 'tokenizer'} | data
     reports, before = [], None
     for stage in mqc.STAGES:
@@ -99,7 +117,7 @@ def plan(root: Path, folder: Path, asset: str, split: dict[str, Any], seed: str)
         trains = (shared if stage == 'pretrain' else one) | length(stage)
         if before:
             trains['init_from'] = root / before
-        out += [[*base, *flags(trains)], [*base, '--job=evaluate', *flags(one)]]
+        out += [[*base, *flags(trains), *anew], [*base, '--job=evaluate', *flags(one)]]
         reports.append([*base, '--job=report'])
         before = stage
     return [*out, [*base, '--job=generate', *flags(one)], *reports]

@@ -11,12 +11,12 @@ WALL = 'wall.jsonl'  # in a run folder, a line for each command: job, seconds
 def record_time(words: Sequence[str], seconds: float) -> None:
     """Of a command with the arguments `words` of `fjq.launch`, in its run folder, if it came so far as to make one.
 
-    A command that was interrupted and given again has two lines; one that starts over has the first.
+    A command that was interrupted and given again has two lines. What starts over deletes the lines with the run.
     """
     asked = dict(word.removeprefix('--').partition('=')[::2] for word in words)
     run = Path(asked['workdir'])
     if run.is_dir():
-        with open(run / WALL, 'w' if 'fresh' in asked else 'a') as file:
+        with open(run / WALL, 'a') as file:
             file.write(json.dumps({'job': asked.get('job', 'train'), 'seconds': round(seconds, 2)}) + '\n')
 
 

@@ -4,13 +4,16 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import functools
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,27 +21,23 @@ from typing import Any
 import jax
 
 from fjq.atomic import write_atomic
-from fjq.config import Experiment, Train, from_json, settle, to_json
+from fjq.config import ABSENT, Experiment, Train, describe_changes, find_changes, from_json, settle, to_dict, to_json
 from fjq.errors import InputError
 from fjq.keys import make_key
+from fjq.log import say
 from fjq.optim import make_optimizer
 from fjq.task import Dataset, Task
 
+FITTED = 'fitted'  # folder of a run and of saved weights: what was fitted on training rows (`Dataset.save_fitted`)
+ORIGIN = 'origin.json'  # beside saved weights: the manifest of the run that they come from
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'pyarrow')
-_FOLDERS = ('checkpoints', 'forecasts', 'embeddings', 'export', 'report', 'walk_forward')
-_FILES = (
-    'metrics.jsonl',
-    'manifest.json',
-    'config.json',
-    'report.md',
-    'report.html',
-    'evaluation.json',
-    'calibration.json',
-    'failure.json',
-    'stages.md',
-    'stages.html',
-    'wall.jsonl',
-)
+_FIXED = re.compile(r'task\..*|train\.(metric|mode)|seed')  # settings that a run keeps to its end
+# Of these, what changes neither what the weights mean nor how they are learnt: precision, what is computed again in the
+# backward pass, how many paths a forecast draws, and how.
+_FREE = re.compile(r'task\.((.*\.)?(dtype|remat\w*)|paths|sampling\..*)')
+_FACTS = ('config.json', 'manifest.json')
+_LEFT = ('.lock', 'cache', 'wall.jsonl')  # what a start leaves that ends before it writes them, and who timed it
+_given: ContextVar[Collection[str]] = ContextVar('given', default=())
 
 
 class Interrupted(Exception):
@@ -90,16 +89,72 @@ def read_config(workdir: Path) -> Experiment:
         raise InputError(f'config.json is damaged ({e})', file=path, remedy='train again, or restore the file') from e
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run, or of the run that saved weights come from; {} where there is none."""
+    paths = (Path(folder) / name for name in ('manifest.json', ORIGIN))
+    return next((json.loads(path.read_text()) for path in paths if path.is_file()), {})
+
+
+@contextlib.contextmanager
+def given(fields: Collection[str]) -> Iterator[None]:
+    """Tells `adopt_task`, while a job runs, which fields of its config the user has set: the others are what its file
+    says by now, which is no wish."""
+    before = _given.set(fields)
+    try:
+        yield
+    finally:
+        _given.reset(before)
+
+
 def adopt_task(config: Experiment, workdir: Path) -> Experiment:
-    """The config with the model that the workdir was trained with: only the weights' own model can read them."""
-    return settle(dataclasses.replace(config, task=read_config(workdir).task))
+    """The config with the model that the workdir was trained with: only the weights' own model can read them. What the
+    user has set of it (`given`) and is `_FREE` is taken over.
+
+    Raises:
+      InputError: the user has set another field to what it was not in training; or the folder holds no run.
+    """
+    task = read_config(workdir).task
+    changes = find_changes({'task': to_dict(task)}, {'task': to_dict(config.task)})
+    changes = {name: pair for name, pair in changes.items() if name in _given.get()}
+    if fixed := {n: pair for n, pair in changes.items() if not _FREE.fullmatch(n) or ABSENT in pair}:
+        raise InputError(
+            f'the run was trained with other settings ({describe_changes(fixed)})',
+            file=workdir,
+            remedy='leave them out, or train anew with them in another --workdir',
+        )
+    for name in changes:
+        *holders, field = name.split('.')[1:]
+        find = functools.partial(functools.reduce, getattr, holders)
+        setattr(find(task), field, getattr(find(config.task), field))
+    if changes:
+        say(f'going on with other settings ({describe_changes(changes)})')
+    return settle(dataclasses.replace(config, task=task))
+
+
+def check_resumed(stored: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
+    """Says what a config has otherwise than the one that the checkpoint was written with.
+
+    Raises:
+      InputError: the model, its loss, the metric that ranks checkpoints, or the seed is another one. What is `_FREE`
+        may change: the function that is learnt stays the same.
+    """
+    changed = find_changes(stored, now)
+    held = lambda name: _FIXED.fullmatch(name) and not _FREE.fullmatch(name)
+    if fixed := {n: pair for n, pair in changed.items() if held(n) and ABSENT not in pair}:
+        raise InputError(
+            f'the run was trained with other settings ({describe_changes(fixed)})',
+            file=workdir,
+            remedy='restore them, start over with --fresh, or choose another --workdir, with '
+            f'--config.init_from={workdir} to begin with these weights',
+        )
+    if changed:
+        say(f'going on with other settings ({describe_changes(changed)})')
 
 
 def changes_since_training(workdir: Path, fingerprint: dict[str, Any]) -> list[str]:
     """Names of what the data of now have otherwise than those of the run: later days change the chunks, which is as it
     should be; another horizon or feature is not what the model learned."""
-    path = Path(workdir) / 'manifest.json'
-    then = json.loads(path.read_text())['data'] if path.is_file() else {}
+    then = read_manifest(workdir).get('data', {})
     now = json.loads(json.dumps(fingerprint, default=str))
     return [name for name in {**then, **now} if then.get(name) != now.get(name)]
 
@@ -170,25 +225,77 @@ def check_fit(task: Task, dataset: Dataset, *workdirs: Path) -> None:
     """Raises InputError where data do not fit the model, or what its weights are bound to is not that of a workdir."""
     if hasattr(task, 'check'):
         task.check(dataset)
-    for name in getattr(task, 'bound_to', ()):
-        for path in (Path(w) / 'manifest.json' for w in workdirs):
-            then = json.loads(path.read_text())['data'].get(name) if path.is_file() else None
-            now = dataset.fingerprint().get(name)
-            if then is not None and then != now:
-                raise InputError(
-                    f'the weights were trained with the {name} {then}, the data have {now}',
-                    file=path.parent,
-                    remedy=f'give data made with the same {name}, or train anew',
-                )
+    for workdir in workdirs:
+        check_bound(task, dataset, read_manifest(workdir), workdir)
+
+
+def check_bound(task: Task, dataset: Dataset, manifest: dict[str, Any], folder: Path | None = None) -> None:
+    """Raises InputError where what weights are bound to is not that of the data in the manifest of their training."""
+    then = manifest.get('data', {})
+    for name in (n for n in getattr(task, 'bound_to', ()) if then.get(n) is not None):
+        now = dataset.fingerprint().get(name)
+        if then[name] != now:
+            raise InputError(
+                f'the weights were trained with the {name} {then[name]}, the data have {now}',
+                file=folder,
+                remedy=f'give data made with the same {name}, or train anew',
+            )
 
 
 def start_over(workdir: Path) -> None:
-    """Removes what an earlier run left in a folder, caches excepted; refused while that run is at work."""
+    """Removes what a run and its jobs left in a folder, whatever it is called. What stays is what training begins with
+    (the cache, and what else the run's config names inside the folder), and other runs.
+
+    Raises:
+      InputError: the folder is no run's, or holds more than a run; or its run is at work. Nothing is removed.
+    """
+    workdir = Path(workdir).resolve()
+    if alien := _find_alien(workdir):
+        raise InputError(
+            f'it is no run folder, or more than that: it holds {alien}',
+            file=workdir,
+            remedy='leave --fresh out, or choose another --workdir',
+        )
     with lock(workdir):
-        for name in _FOLDERS:
-            shutil.rmtree(workdir / name, ignore_errors=True)
-        for path in [*(workdir / name for name in _FILES), *workdir.glob('events.out.tfevents.*')]:
-            path.unlink(missing_ok=True)
+        kept = [workdir / 'cache', workdir / '.lock', *_find_inputs(workdir)]
+        # The facts go last: where this is killed, the folder is still known to be a run's.
+        for path in sorted(workdir.iterdir(), key=lambda p: (p.name in _FACTS, p)):
+            if any(k.is_relative_to(path) for k in kept):
+                continue
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
+            elif not any(any(path.rglob(name)) for name in ('.lock', 'manifest.json')):  # of another run
+                shutil.rmtree(path)
+
+
+def _find_alien(workdir: Path) -> str:
+    """The name of what shows that a folder is not, or not only, a run's: a hidden folder, as homes and projects have;
+    without a run, all but what a start leaves that is killed before there is one. '' where nothing does."""
+    entries = sorted(workdir.iterdir()) if workdir.is_dir() else []
+    hidden = [p for p in entries if p.name.startswith('.') and p.is_dir()]
+    if any(map(_is_ours, entries)):
+        entries = []
+    empty = lambda p: p.name == 'checkpoints' and not any(p.glob('*'))
+    left = lambda p: p.name in _LEFT or p.suffix == '.part' or empty(p)
+    return next((p.name for p in [*hidden, *entries] if not left(p)), '')
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a config.json or manifest.json of `write_facts`: other programs have files of these names."""
+    try:
+        return path.name in _FACTS and {'seed', 'data'} <= set(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _find_inputs(workdir: Path) -> list[Path]:
+    """Paths inside a run folder that its config names: lists that a job made of the data, say, or a cache."""
+    try:
+        leaves = jax.tree.leaves(json.loads((workdir / 'config.json').read_text()))
+    except (OSError, ValueError):
+        return []
+    paths = [Path(leaf).resolve() for leaf in leaves if isinstance(leaf, str) and leaf]
+    return [p for p in paths if workdir in p.parents]
 
 
 def commit() -> str:

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import math
-import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,29 @@ from fjq import log
 from fjq.atomic import write_atomic
 from fjq.checkpoint import Checkpoints, read_params
 from fjq.clock import Clock, count_compiles
-from fjq.config import ABSENT, Experiment, find_changes, to_dict
+from fjq.config import Experiment, to_dict
 from fjq.errors import InputError
 from fjq.feed import make_gather, prefetch, read_batches
 from fjq.keys import make_key
 from fjq.mesh import Vote, count_micro_batches, make_mesh, put_batch, shard_state, this_shard, wait_for_all
 from fjq.optim import make_optimizer, make_schedule
 from fjq.paths import flatten, path_of
-from fjq.run import Interrupted, cache_folder, catch_signals, check_figure, check_fit, check_settings, lock, write_facts
+from fjq.run import (
+    FITTED,
+    Interrupted,
+    cache_folder,
+    catch_signals,
+    check_figure,
+    check_fit,
+    check_resumed,
+    check_settings,
+    lock,
+    write_facts,
+)
 from fjq.step import best_params, init_state, make_eval_step, make_train_step
 from fjq.task import Batch, Dataset, Shard, Task
 
-_FIXED = re.compile(r'task\..*|train\.(metric|mode)|seed')  # settings that a run keeps to its end
-_FREE = re.compile(r'task\.(.*\.)?(dtype|remat\w*)')  # of these, what does not change the function
+_copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))  # all leaves by one program
 
 
 def train(config: Experiment, workdir: Path) -> dict[str, float]:
@@ -87,7 +96,7 @@ class _Loop:
         self.iterator = iter(prefetch(dataset.train(config.seed, self.shard)))
         stack.callback(self.iterator.close)
         self.best, self.since_best, self.validation, self.train_loss = math.nan, 0, {}, math.nan
-        self.spent = False  # whether an update went beyond the budget
+        self.spent = False  # whether an update began from a state beyond the budget
         like = jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
         restored = self.checkpoints.restore(like)
         self.starts = restored is None
@@ -106,6 +115,8 @@ class _Loop:
             self.writer.truncate(-1 if self.starts else self.step)
             (workdir / 'failure.json').unlink(missing_ok=True)
             write_facts(config, workdir, dataset.fingerprint())
+            if hasattr(dataset, 'save_fitted'):
+                dataset.save_fitted(workdir / FITTED)
         self.compiles, self.clock = count_compiles(), Clock()
         count = sum(x.size for x in jax.tree.leaves(params))
         log.say(f'{config.name}: {count:,} parameters, {self.mesh.shape["data"]} x {self.mesh.shape["model"]} devices')
@@ -168,17 +179,20 @@ class _Loop:
         batch = self.gather(put_batch(self.mesh, self.dataset.train(self.config.seed, self.shard)[0]))
         return set(jax.eval_shape(self.train_step, state, batch)[1])
 
-    def _validate(self) -> float:
+    def _validate(self) -> float | None:
+        """The metric that ranks this state; None where it is beyond the budget."""
         figures = self._validation_figures()
         self.validation = figures
         metric, mode = figures[self.config.train.metric], self.config.train.mode
         better = metric < self.best if mode == 'min' else metric > self.best
-        if math.isfinite(metric) and (math.isnan(self.best) or better):
+        within = self._is_within_budget()
+        if within and math.isfinite(metric) and (math.isnan(self.best) or better):
             self.best, self.since_best = metric, 0
         elif self.step:
             self.since_best += 1
         self._write(self.step, {f'valid/{k}': v for k, v in figures.items()})
-        log.say(f'step {self.step}: valid ' + ', '.join(f'{k} {v:.6g}' for k, v in figures.items()))
+        text = ', '.join(f'{k} {v:.6g}' for k, v in figures.items())
+        log.say(f'step {self.step}: valid {text}' + ('' if within else ', beyond the budget'))
         t = self.config.train
         if t.alarm and self.step and not figures[least := _find_least(figures, t.alarm)] >= t.alarm_below:
             self.failure = {
@@ -187,7 +201,20 @@ class _Loop:
                 'remedy': 'lower optim.learning_rate or look at the targets; the checkpoints up to here are kept',
                 'metrics': figures,
             }
-        return metric
+        return metric if within else None
+
+    def _is_within_budget(self) -> bool:
+        """Whether this state may be the best. Its figure is measured by the update that follows it, which is tried here
+        on a copy: the very one that is made next, if any is. The start has spent nothing."""
+        t = self.config.train
+        if not t.budget or self.step == 0:
+            return True
+        if self.spent:
+            return False
+        batch = self.dataset.train(self.config.seed, self.shard)[self.step]
+        batch = self.gather(put_batch(self.mesh, batch))
+        _, metrics = self.train_step(_copy(self.state), batch)
+        return jax.device_get(metrics[t.budget]).item() <= t.budget_above
 
     def _validation_figures(self) -> dict[str, float]:
         params, extra = best_params(self.state), self.state['extra']
@@ -273,27 +300,6 @@ class _Loop:
             log.say(f'step {self.step}: {t.metric} has not improved in {t.patience} evaluations; stopping')
             return True
         return False
-
-
-def check_resumed(stored: dict[str, Any], now: dict[str, Any], workdir: Path) -> None:
-    """Says what a config has otherwise than the one that the checkpoint was written with.
-
-    Raises:
-      InputError: the model, its loss, the metric that ranks checkpoints, or the seed is another one. Precision and what
-        is computed again in the backward pass may change: the function stays the same.
-    """
-    changed = find_changes(stored, now)
-    text = lambda names: '; '.join(f'{n}: ' + ', now '.join(json.dumps(v)[:60] for v in changed[n]) for n in names)
-    fixed = [n for n in changed if _FIXED.fullmatch(n) and not _FREE.fullmatch(n) and ABSENT not in changed[n]]
-    if fixed:
-        raise InputError(
-            f'the run was trained with other settings ({text(fixed)})',
-            file=workdir,
-            remedy='restore them, start over with --fresh, or choose another --workdir, with '
-            f'--config.init_from={workdir} to begin with these weights',
-        )
-    if changed:
-        log.say(f'going on with other settings ({text(changed)})')
 
 
 def begin(task: Task, state: dict, dataset: Dataset) -> dict:

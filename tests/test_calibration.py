@@ -128,15 +128,18 @@ def test_the_future_changes_no_bit(moment):
 
 
 def test_earlier_rows_change_nothing():
-    """A forecast of all rows gives the test rows what the test split alone gives."""
-    method = AdaptiveConformal(levels=LEVELS, rate=0.05)
-    valid = make(300, seed=5)
-    facts = method.fit(*valid)
-    law, rows = make(100, seed=6, start=400)
-    alone = method.apply(facts, law, rows).values
-    stack = {k: np.concatenate([valid[1][k], rows[k]]) for k in ('time', 'target', 'valid', 'label_end')}
-    whole = method.apply(facts, Quantiles(LEVELS, np.concatenate([valid[0].values, law.values])), stack).values
-    np.testing.assert_array_equal(whole[300:], alone)
+    """A forecast of all rows, those in the gap before the test split among them, gives the test rows what the test
+    split alone gives."""
+    parts = make(300, seed=5), make(100, seed=7, start=300, drift=0.05), make(100, seed=6, start=400)
+    fitted = Calibration.of(AdaptiveConformal(levels=LEVELS, rate=0.05), *parts[0], step=1)
+    law = Quantiles(LEVELS, np.concatenate([part.values for part, _ in parts]))
+    rows = {k: np.concatenate([r[k] for _, r in parts]) for k in ('time', 'target', 'valid', 'label_end')}
+    alone, kept = fitted.apply(*parts[2]).values, fitted.hear(*parts[2])
+    np.testing.assert_array_equal(kept.apply(law, rows).values[400:], alone)
+    np.testing.assert_array_equal(kept.apply(*cut(law, rows, slice(350, 500))).values[50:], alone)
+    np.testing.assert_array_equal(kept.apply(*parts[2]).values, alone)
+    assert kept.hear(law, rows).facts == kept.facts
+    assert np.abs(fitted.apply(law, rows).values[400:] - alone).max() > 0.1  # what the labels in the gap would do
 
 
 def cut(law, rows, part):

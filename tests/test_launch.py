@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import command
 import pytest
@@ -99,7 +100,8 @@ def run_of_another(tmp_path):
 
 def test_the_config_of_a_run_is_a_config_too(run_of_another, monkeypatch):
     asked = []
-    monkeypatch.setattr(launch, 'find_job', lambda name: lambda config, workdir: asked.append((config, workdir)))
+    job = SimpleNamespace(run=lambda config, workdir: asked.append((config, workdir)))
+    monkeypatch.setattr(launch, 'find_job', lambda name: job)
     file = run_of_another / 'config.json'
     then = json.loads(file.read_text())
     assert command.run(f'--config={file}', '--config.data.stride=3', '--workdir=elsewhere') == 0
@@ -117,6 +119,28 @@ def test_the_config_of_no_run_is_one_line(ask, run_of_another, tmp_path):
     ):
         code, said = ask(*flags)
         assert code == 2 and len(said) == 1 and all(w in said[0] for w in words), said
+
+
+@pytest.mark.parametrize('job', sorted({*list_jobs()} - {'train', 'walk_forward'}))
+def test_a_job_that_trains_nothing_can_not_start_over(run_of_another, capsys, job):
+    """It would remove the weights that it needs."""
+    (run_of_another / 'checkpoints' / '5').mkdir(parents=True)
+    before = sorted(run_of_another.rglob('*'))
+    assert command.run(f'--config={run_of_another}/config.json', f'--job={job}', '--fresh') == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and f"--fresh: the job '{job}'" in said and '--job=train --fresh' in said
+    assert sorted(run_of_another.rglob('*')) == before
+
+
+def test_a_job_that_trains_starts_over_in_its_own_way(monkeypatch, tmp_path):
+    done = []
+    job = SimpleNamespace(
+        run=lambda config, workdir: done.append('run'), start_over=lambda workdir: done.append(workdir)
+    )
+    monkeypatch.setattr(launch, 'find_job', lambda name: job)
+    for flags in ([], ['--fresh']):
+        assert command.run(TOY, f'--workdir={tmp_path}', *flags) == 0
+    assert done == ['run', tmp_path, 'run']
 
 
 def test_a_fault_of_ours_shows_where(ask, tmp_path):
@@ -203,7 +227,8 @@ def test_workers_import_no_jax():
 def test_a_model_that_follows_its_data_follows_the_flags(monkeypatch):
     """Sizes that a model leaves open are taken after the flags are read, not when the config file is."""
     seen = []
-    monkeypatch.setattr(launch, 'find_job', lambda name: lambda config, workdir: seen.append(config))
+    job = SimpleNamespace(run=lambda config, workdir: seen.append(config))
+    monkeypatch.setattr(launch, 'find_job', lambda name: job)
     flags = '--config.data.features=core25', '--config.data.minutes=15', '--config.data.horizons=(2, 8)'
     assert command.run('--config=configs/migt_tvdt.py', *flags) == 0
     task = seen[0].task

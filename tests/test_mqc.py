@@ -1,8 +1,11 @@
 """mqc only translates: every command and flag of the original, in every spelling, to the launch that it means."""
 
+import os
+import signal
+
 import pytest
 
-from fjq import mqc
+from fjq import mqc, mqc_quickstart
 from fjq.config import to_json
 from fjq.errors import InputError
 from fjq.launch import load_config
@@ -63,6 +66,7 @@ ORIGINAL = {  # flags of the original, with a value and the field it sets
         '--num_samples': ('3', 'data.generate.paths'),
     },
     'evaluate': {'--data': ('x', 'data.path'), '--data_file': ('x', 'data.path'), '--seq_len': ('64', 'data.context')},
+    'analyze': {'--tokens_file': ('x', 'data.path')},
     'tokenize': {
         '--num_codes': ('512', 'task.codes'),
         '--emb_dim': ('32', 'task.dim'),
@@ -134,6 +138,8 @@ def test_what_one_flag_means_for_several_fields(tmp_path):
         'data.tokenizer.ranges': '4',
     }
     assert fields(only('train', '--vocab', '512', '--preset', 'compat')) == {'task.gpt.vocabulary': '512'}
+    assert fields(only('train', '--vocab', '64', '--preset', 'readme'))['data.tokenizer.returns'] == '16', 'of bins'
+    assert fields(only('train', '--vocab', '64', '--preset', 'readme,learned')) == {'task.gpt.vocabulary': '64'}
     assert fields(only('sft', '--horizon', '16'))['data.horizons'] == '(1, 8, 16)'
     assert fields(only('gen', '--seed', '80 81 83'))['data.generate.seed_tokens'] == '(80, 81, 83)'
     assert fields(only('gen', '--asset', 'A,B'))['data.generate.assets'] == "('A', 'B')"
@@ -154,6 +160,55 @@ def test_checkpoint_files_of_the_original_are_run_folders(tmp_path):
 
 def test_fields_of_the_config_pass_through():
     assert only('train', '--config.train.patience=3', '--fresh')[-2:] == ['--config.train.patience=3', '--fresh']
+
+
+def test_fresh_goes_to_the_trainings(monkeypatch):
+    for command in ('train', 'stage2', 'stage3', 'stage4', 'tokenize', 'examples'):
+        for words in translated(command, '--fresh'):
+            assert ('--fresh' in words) == (
+                not any(word.startswith('--job=') for word in words) or '--job=train' in words
+            )
+    assert '--fresh' not in only('train')
+
+
+def test_every_example_has_the_fields_of_the_config_that_they_share():
+    for words in translated('examples', '--config.task.paths=8'):
+        assert fields(words[1:]) == {'task.paths': '8'}
+
+
+@pytest.mark.parametrize(
+    'command',
+    [c for c in COMMANDS if c not in (*mqc.STAGES, 'tokenize', 'quickstart', 'examples')] + ['tokenize --bins'],
+)
+def test_what_trains_nothing_deletes_nothing(command, monkeypatch, capsys):
+    monkeypatch.setattr(mqc, 'launch', lambda commands: pytest.fail(f'it would have run {commands}'))
+    assert mqc.main([*command.split(), '--fresh']) == 2
+    err = capsys.readouterr().err
+    assert '--fresh' in err and 'tokenize' in err and err.count('\n') == 1
+
+
+def test_quickstart_takes_no_fields(monkeypatch, capsys):
+    monkeypatch.setattr(mqc_quickstart, 'quickstart', lambda *given: pytest.fail(f'it would have run with {given}'))
+    assert mqc.main(['quickstart', '--fresh', '--config.no.such.field=1', '--config.task.reward=pnl']) == 2
+    err = capsys.readouterr().err
+    assert '--config.no.such.field=1' in err and err.count('\n') == 1
+
+
+STAGE_LENGTHS = {  # of the original on BTC-USD, of stage 1 on its 20 assets: peak rate, updates, rows
+    'pretrain': (5e-4, 240, 32),
+    'midtrain': (1e-5, 18, 4),
+    'sft': (5e-6, 120, 16),
+    'rl': (1e-5, 200, 8),
+}
+
+
+@pytest.mark.parametrize('stage', mqc.STAGES)
+def test_compat_is_the_original_in_size_rate_and_length(stage):
+    c = load_config(mqc.find_config(stage), 'compat')
+    assert (c.optim.learning_rate, c.train.steps, c.data.batch_rows) == STAGE_LENGTHS[stage]
+    assert (c.data.length, c.data.context, max(c.data.horizons), c.task.gpt.length) == (256, 128, 32, 256)
+    assert c.train.patience == 0 and c.optim.warmup_steps == 0, 'the whole schedule, from its peak'
+    assert c.optim.final_learning_rate == (1e-5 if stage == 'rl' else 0)
 
 
 def test_a_run_is_described_by_its_own_config(tmp_path):
@@ -200,8 +255,15 @@ def test_epochs_are_counted_in_the_windows_of_the_data(tmp_path, monkeypatch):
         (['generate', '--temprature', '1'], "no flag '--temprature'. Did you mean '--temperature'"),
         (['generate', '--temp'], 'expected one argument'),
         (['generate', '--seed', '80 x'], 'are no tokens'),
+        (['generate', '--seed', '3 ²'], 'are no tokens'),
+        (['generate', '--seed', '3 -2'], 'are no tokens'),
+        (['evaluate', '--layers', '3'], "no flag '--layers'. It is one of mqc pretrain, midtrain, sft, rl, validate"),
         (['train', '--data', 'data/all_tokens.txt'], 'no dates'),
+        (['analyze', '--tokens_file', 'data/all_tokens.txt'], 'no dates'),
         (['train', '--seq-len', '0'], 'no number'),
+        (['train', '--seq-len', '²'], 'no number'),
+        (['sft', '--seq-len', '128'], 'Give --context-len and --horizon'),
+        (['rl', '--seq_len', '128'], 'Give --context-len and --horizon'),
         (['sft', '--horizon', '0'], 'no number'),
         (['train', '--preset', 'tiny', '--epochs', '1', '--lr', 'abc'], "optim.learning_rate: 'abc' is not like 0.01"),
         (['train', '--preset', 'tiny', '--epochs', '1', '--layers', 'x'], "task.gpt.layers: 'x' is not like 2"),
@@ -210,7 +272,8 @@ def test_epochs_are_counted_in_the_windows_of_the_data(tmp_path, monkeypatch):
         (['download', 'BTC-USD'], 'nothing is downloaded'),
     ],
 )
-def test_wrong_input_is_one_line(argv, message, capsys):
+def test_wrong_input_is_one_line(argv, message, monkeypatch, capsys):
+    monkeypatch.setattr(mqc, 'launch', lambda commands: pytest.fail(f'it would have run {commands}'))
     assert mqc.main(argv) == 2
     err = capsys.readouterr().err
     assert message in err and err.count('\n') == 1
@@ -232,3 +295,12 @@ def test_launch_says_what_it_runs_and_stops_at_the_first_failure(monkeypatch, ca
     monkeypatch.setattr(mqc.subprocess, 'run', lambda words: ran.append(words) or Done)
     assert mqc.launch([['--a', '--workdir=none'], ['--b', '--workdir=none']]) == 2
     assert len(ran) == 1 and ran[0][-2] == '--a' and 'python -m fjq.launch --a' in capsys.readouterr().out
+
+
+def test_ctrl_c_is_left_to_the_command_that_runs_which_saves_what_it_did(monkeypatch):
+    class Killed:
+        returncode = -signal.SIGINT
+
+    monkeypatch.setattr(mqc.subprocess, 'run', lambda words: os.kill(os.getpid(), signal.SIGINT) or Killed)
+    assert mqc.launch([['--a', '--workdir=none'], ['--b', '--workdir=none']]) == 128 + signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

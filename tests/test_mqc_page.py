@@ -163,12 +163,10 @@ def test_what_is_not_there_yet_is_said(line, tmp_path):
         write_page(tmp_path)
 
 
-def test_a_run_that_starts_over_forgets_its_times(tmp_path):
+def test_times_of_a_job_add_up(tmp_path):
     words = ['--config=x', f'--workdir={tmp_path}']
     for again, seconds in ((words, 2), (words, 3), ([*words, '--job=evaluate'], 4)):
         record_time(again, seconds)
     assert [line[1:3] for line in describe_times(tmp_path)] == [('train', '0:00:05'), ('evaluate', '0:00:04')]
-    record_time([*words, '--fresh'], 6)
-    assert [line[1:3] for line in describe_times(tmp_path)] == [('train', '0:00:06')]
     record_time(['--config=x', f'--workdir={tmp_path / "none"}'], 1)
     assert not (tmp_path / 'none').exists()

@@ -14,17 +14,73 @@ def candles(name: str, first: str, days: int) -> Candles:
     return Candles(name, np.datetime64(first, 'ns') + np.arange(days) * np.timedelta64(1, 'D'), *[price] * 5)
 
 
+def write_csv(folder, candles: Candles) -> None:
+    price = 10 + np.arange(len(candles)) % 7
+    rows = zip(candles.time.astype('M8[D]'), price, price + 1, price - 1, price, strict=True)
+    lines = ['Date,Open,High,Low,Close', *(','.join(map(str, row)) for row in rows)]
+    (folder / f'{candles.id}.csv').write_text('\n'.join(lines) + '\n')
+
+
+@pytest.fixture
+def csv(tmp_path):
+    """A long history, and a short one at its end."""
+    folder = tmp_path / 'csv'
+    folder.mkdir()
+    for asset in (
+        candles('OLD', '2000-01-01', 4000),
+        candles('NEW', '2010-01-01', 350),
+        candles('BABY', '2010-10-01', 78),
+    ):
+        write_csv(folder, asset)
+    return folder
+
+
+@pytest.fixture
+def launched(monkeypatch) -> list[list[str]]:
+    """What a quickstart would have run."""
+    commands = []
+    monkeypatch.setattr(mqc, 'launch', lambda words: commands.extend(words) or 1)
+    return commands
+
+
 def test_one_cut_for_all_assets_and_an_embargo_that_the_data_can_spare():
-    split = mqc_quickstart.split_times([candles('A', '2000-01-01', 4001), candles('B', '2005-01-01', 100)])
+    a, b = candles('A', '2000-01-01', 4001), candles('B', '2005-01-01', 1001)
+    split = mqc_quickstart.split_times(a, [a, b])
     days = np.datetime64('2000-01-01') + np.arange(3401) * np.timedelta64(1, 'D')
     ends = split['data.split.train_end'], split['data.split.valid_end']
     assert ends == (str(days[2800]), str(days[3400])) and split['data.split.embargo_days'] == mqc_quickstart.CONTEXT
-    assert mqc_quickstart.split_times([candles('A', '2000-01-01', 500)])['data.split.embargo_days'] == 0
+    assert mqc_quickstart.split_times(b, [a, b])['data.split.train_end'] == '2006-12-02', 'of its own span'
+    short = candles('A', '2000-01-01', 500)
+    assert mqc_quickstart.split_times(short, [short])['data.split.embargo_days'] == 0
+
+
+def test_an_asset_that_is_younger_than_the_others_has_rows_to_train_on(csv, launched, tmp_path, capsys):
+    assert mqc.main(['quickstart', '--csv', str(csv), '--asset', 'NEW', '--out', str(tmp_path / 'out')]) == 1
+    assert '--config.data.split.train_end=2010-09-02' in launched[0] and len(launched) == 15
+    assert '1 assets, 128 tokens, 245 to train on' in capsys.readouterr().out, 'counted before the first command'
+
+
+def test_an_asset_that_is_too_young_is_told_before_anything_is_trained(csv, launched, tmp_path, capsys):
+    assert mqc.main(['quickstart', '--csv', str(csv), '--asset', 'BABY', '--out', str(tmp_path / 'out')]) == 2
+    err = capsys.readouterr().err
+    assert not launched and 'BABY' in err and '--asset' in err and err.count('\n') == 1
+
+
+def test_a_tokenizer_has_windows_where_a_stage_has_rows():
+    """The rows of a stage are looked at before the start, those of the tokenizer are not."""
+    assert load_config(mqc.find_config('tokenizer')).data.window <= mqc_quickstart.CONTEXT
+
+
+def test_fresh_starts_the_trainings_over(csv, launched, tmp_path):
+    assert mqc.main(['quickstart', '--csv', str(csv), '--asset', 'OLD', '--out', str(tmp_path / 'out'), '--fresh']) == 1
+    trains = [words for words in launched if not any(word.startswith('--job=') for word in words)]
+    assert len(trains) == 5 and [words for words in launched if '--fresh' in words] == trains
 
 
 def test_every_stage_starts_from_the_one_before_and_is_judged_on_the_same_asset(tmp_path):
-    split = mqc_quickstart.split_times([candles('A', '2000-01-01', 900)])
-    commands = mqc_quickstart.plan(tmp_path, tmp_path / 'csv', 'A', split, '3')
+    asset = candles('A', '2000-01-01', 900)
+    data = {'data.path': tmp_path / 'csv', **mqc_quickstart.split_times(asset, [asset])}
+    commands = mqc_quickstart.plan(tmp_path, 'A', data, '3')
     by_stage = {}
     for words in commands:
         flags = dict(w.removeprefix('--').partition('=')[::2] for w in words)

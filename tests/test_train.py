@@ -207,6 +207,64 @@ def test_the_direction_of_the_metric_counts(tmp_path):
         assert best_step(tmp_path / mode / 'checkpoints') == best
 
 
+def rising(above, **changes):
+    """A run that gets better with every update; its budget is its own rate, 0.01 at first and 0.009 more each time."""
+    budget = {'train__budget': 'learning_rate', 'train__budget_above': above}
+    return experiment(optim__warmup_steps=10, **budget, **changes)
+
+
+@pytest.mark.parametrize(
+    ('every', 'above', 'best', 'end'),
+    [(1, 0.05, 4, 6), (5, 0.05, 0, 7), (5, 0.06, 5, 8), (20, 0.05, 0, 7)],
+)
+def test_a_state_beyond_the_budget_is_never_the_best(tmp_path, capsys, every, above, best, end):
+    """The figure of update k is that of state k - 1, so state 5 is the first whose own, 0.055, is beyond 0.05."""
+    train(rising(above, train__eval_every=every, train__save_every=every), tmp_path)
+    figure = {line['step'] - 1: line['learning_rate'] for line in train_lines(tmp_path)}
+    evaluated = [line['step'] for line in valid_lines(tmp_path)]
+    assert evaluated[-1] == max(figure) + 1 == end and max(figure.values()) > above, 'the run ends, and is evaluated'
+    assert best == max(step for step in evaluated if figure.get(step, 1) <= above)
+    assert best_step(tmp_path / 'checkpoints') == read_params(tmp_path).step == best
+    loss = {line['step']: line['valid/loss'] for line in valid_lines(tmp_path)}
+    assert min(loss, key=loss.get) > best, 'what came after would have been chosen'
+    said = capsys.readouterr().out.splitlines()
+    assert all(
+        line.endswith(', beyond the budget') == (figure.get(int(line[5]), 1) > above)
+        for line in said
+        if 'valid' in line
+    )
+
+
+@pytest.mark.parametrize(('above', 'best'), [(0.055, 0), (0.11, 5)])
+def test_the_last_state_is_held_to_the_budget_too(tmp_path, above, best):
+    """No update follows it that would tell."""
+    config = rising(above, train__steps=5, optim__final_learning_rate=0.1, optim__learning_rate=0.05)
+    config.optim.warmup_steps = 4
+    train(config, tmp_path)
+    assert [line['learning_rate'] <= 0.055 for line in train_lines(tmp_path)] == [True] * 5
+    assert best_step(tmp_path / 'checkpoints') == best
+
+
+def test_a_state_made_beyond_the_budget_is_not_the_best_although_its_own_figure_is_within_it(tmp_path):
+    config = rising(0.09, train__steps=6, train__eval_every=6)  # rates up to 0.1, and 0 after the end
+    config.optim.warmup_steps = 5
+    train(config, tmp_path)
+    assert [line['learning_rate'] > 0.09 for line in train_lines(tmp_path)] == [False] * 5 + [True]
+    assert best_step(tmp_path / 'checkpoints') == 0
+
+
+def test_the_start_is_within_any_budget(tmp_path):
+    train(experiment(train__budget='grad_norm', train__budget_above=0.0), tmp_path)
+    assert len(train_lines(tmp_path)) == 2 and best_step(tmp_path / 'checkpoints') == 0
+
+
+def test_looking_ahead_at_the_budget_changes_no_update(tmp_path):
+    train(experiment(task__dropout=0.2), tmp_path / 'free')
+    train(experiment(task__dropout=0.2, train__budget='mae', train__budget_above=1e9), tmp_path / 'held')
+    states = [read_params(tmp_path / name, 20).state for name in ('free', 'held')]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
 def test_one_bad_batch_is_skipped_and_counted(tmp_path, capsys):
     config = experiment(data__poison_from=6, data__poison_to=7)
     train(config, tmp_path)
@@ -349,13 +407,15 @@ def test_what_else_changes_is_said_and_the_run_goes_on(finished, tmp_path, capsy
     assert 'going on with other settings (optim.learning_rate: 0.1, now 0.05; train.steps: 20, now 21)\n' in said
 
 
-def test_precision_and_memory_are_no_other_function():
-    stored = {'type': 'T', 'task': {'dtype': 'float32', 'gpt': {'remat': 'none', 'width': 4}, 'old': 1}}
-    now = {'type': 'T', 'task': {'dtype': 'bfloat16', 'gpt': {'remat': 'block', 'width': 4}, 'new': 1}}
-    loop.check_resumed(stored, now, 'run')  # fields that only one has are of another version of the code
+def test_precision_memory_and_how_forecasts_are_drawn_are_no_other_function():
+    gpt, drawn = {'remat': 'none', 'width': 4}, {'paths': 4, 'sampling': {'top_k': 0}}
+    stored = {'type': 'T', 'task': {'dtype': 'float32', 'gpt': gpt, 'old': 1, **drawn}}
+    gpt, drawn = {'remat': 'block', 'width': 4}, {'paths': 8, 'sampling': {'top_k': 5}}
+    now = {'type': 'T', 'task': {'dtype': 'bfloat16', 'gpt': gpt, 'new': 1, **drawn}}
+    run.check_resumed(stored, now, 'run')  # fields that only one has are of another version of the code
     now['task']['gpt']['width'] = 8
     with pytest.raises(InputError, match=r'run: .*\(task.gpt.width: 4, now 8\)'):
-        loop.check_resumed(stored, now, 'run')
+        run.check_resumed(stored, now, 'run')
 
 
 def test_another_model_is_refused(finished):
@@ -454,10 +514,3 @@ def test_the_facts_of_a_run_are_on_disk(finished):
     assert manifest['seed'] == 0 and manifest['data'] == {'rows': 100, 'noise': 0.1}
     assert manifest['versions']['jax'] == jax.__version__ and '8' in manifest['device']
     assert json.loads((workdir / 'config.json').read_text())['train']['ema'] == 0.8
-
-
-def test_a_fresh_start_leaves_only_caches(finished, tmp_path):
-    shutil.copytree(finished[1], tmp_path / 'run')
-    (tmp_path / 'run' / 'cache').mkdir()
-    run.start_over(tmp_path / 'run')
-    assert sorted(p.name for p in (tmp_path / 'run').iterdir()) == ['.lock', 'cache']

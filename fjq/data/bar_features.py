@@ -19,7 +19,7 @@ from scipy.signal import lfilter
 
 from fjq.config import nearest
 from fjq.data.bars import Bars
-from fjq.data.clock import MINUTE, after_break
+from fjq.data.clock import DAY, MINUTE, after_break, find_zone, to_wall
 from fjq.data.ewma import ewma
 from fjq.errors import InputError
 
@@ -27,6 +27,8 @@ TINY = 1e-10  # added to denominators, as the original does
 LEAST_VARIANCE = 1e-10  # added under logs: the square of a thousandth of a per cent
 LEAST_MOVE = 1e-5  # its root
 BREAK = 30 * MINUTE  # without bars ends a session
+EVENING = 17 * 60 * MINUTE  # of the exchange: trade that begins again from then on is that of its next day
+VWAP_BARS = 288  # a day of five minutes
 
 
 class Feature(NamedTuple):
@@ -80,6 +82,15 @@ def log_returns(bars: Bars) -> np.ndarray:
 def opens_session(bars: Bars) -> np.ndarray:
     """Which bars [N] are the first, or come more than half an hour after the end of the one before."""
     return after_break(bars.time, bars.length + BREAK)
+
+
+def opens_day(bars: Bars) -> np.ndarray:
+    """Which bars [N] open a trading day: the first, and those after a break over midnight or 17:00 of the exchange. So
+    18:00 in New York does for futures, and the end of lunch does not for shares; a market that never closes has none.
+    """
+    wall = to_wall(bars.time, find_zone(bars.zone))
+    turns = wall // DAY + (wall - EVENING) // DAY
+    return opens_session(bars) & (np.diff(turns, prepend=turns[:1] - 1) > 0)
 
 
 def bar_returns(bars: Bars) -> np.ndarray:
@@ -165,19 +176,16 @@ def _bollinger_width(b: Bars) -> np.ndarray:
 
 
 def _vwap_deviation(b: Bars) -> np.ndarray:
-    """The mean typical price of the session so far, weighted by volume; without volume the price itself."""
-    typical = (b.high + b.low + b.close) / 3
-    out = np.empty(len(b))
-    for start, end in _pairs(np.flatnonzero(opens_session(b)), len(b)):
-        volume, price = np.cumsum(b.volume[start:end]), typical[start:end]
-        paid = np.cumsum(b.volume[start:end] * (price - price[0]))  # from the first, for the digits
-        vwap = price[0] + np.divide(paid, volume, out=price - price[0], where=volume > 0)
-        out[start:end] = b.close[start:end] / vwap - 1
-    return out
-
-
-def _pairs(starts: np.ndarray, end: int):
-    return zip(starts, np.append(starts[1:], end), strict=True)
+    """From the mean typical price, weighted by volume, of the trading day so far, and of no more than the last 24 hours
+    and `VWAP_BARS`: so long is the day of a market that never closes. Without volume from the typical price itself."""
+    here = np.arange(len(b))
+    start = np.maximum.accumulate(np.where(opens_day(b), here, 0))
+    start = np.maximum(start, np.searchsorted(b.time, b.time - DAY, side='right'))
+    spans = np.stack([np.maximum(start, here - VWAP_BARS + 1), here + 1], axis=1).ravel()
+    sums = lambda values: np.add.reduceat(np.append(values, 0.0), spans)[::2]  # each of its own bars alone
+    typical, volume = (b.high + b.low + b.close) / 3, sums(b.volume)
+    vwap = np.divide(sums(b.volume * typical), volume, out=typical.copy(), where=volume > 0)
+    return b.close / vwap - 1
 
 
 def _tick_rule(b: Bars) -> np.ndarray:
@@ -253,7 +261,7 @@ def _list_features():
     yield Feature('log_volume_ratio', 20, 'ln((Vol + 1) / (SMA20(Vol) + 1))', _log_volume_ratio)
     yield Feature('bollinger_position', 20, '(C - SMA20) / (2 sd20)', _bollinger_position)
     yield Feature('bollinger_width', 20, '4 sd20 / SMA20', _bollinger_width)
-    yield Feature('vwap_deviation', 1, 'C / VWAP of the session so far - 1', _vwap_deviation)
+    yield Feature('vwap_deviation', VWAP_BARS, 'C / VWAP of the day so far, 288 bars at most - 1', _vwap_deviation)
     yield Feature('tick_rule', 2, 'sign of the last change of C', _tick_rule)
     yield Feature('order_imbalance', 21, '2 Phi(r / sd20) - 1', _imbalance)
     yield Feature('high_low_spread', 2, 'Corwin-Schultz of two bars', _spread)

@@ -1,17 +1,22 @@
 """Files of bars of any common vendor, read by name: what is in them, verified, as bars of one instrument.
 
-  datetime,open,high,low,close,volume[,symbol]    most vendors, and K-lines (`timestamps`)
+  datetime,open,high,low,close,volume[,symbol]    most vendors
+  timestamps,open,high,low,close,volume,amount    K-lines; those of A-shares are stamped at the end of the bar
   date,time,open,high,low,close,volume            a day and a time of the day
   2010-01-04 09:30:00,112.3,112.4,112.2,112.4,99  FirstRate: no header
   20110103 090100;126.35;126.39;126.35;126.39;99  NinjaTrader: no header, UTC, stamped at the end of the bar
   ts_event,...,instrument_id,open,...,symbol      Databento ohlcv: prices as such or as integers of 1e-9
   ticker,volume,open,...,window_start,...         Polygon aggregates: ns since 1970 UTC
 
-and parquet of any of these.
+and parquet of any of these. Columns that are not named here are not read. Cells of text are what all of a column can
+be, not what its first rows look like.
 """
 
+import contextlib
 import dataclasses
+import re
 import zoneinfo
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +37,11 @@ TIMES = ('ts_event', 'window_start', 'datetime', 'timestamps', 'timestamp', 'tim
 SYMBOLS = ('symbol', 'ticker')
 STAMPS = ('auto', 'start', 'end')
 CONTRACTS = 'instrument_id'
+NEEDED = (*FIELDS, 'symbol')
 FIXED_POINT = 1e-9  # unit of Databento's integer prices
 ABSENT = 2**63 - 1  # Databento's price that is none
+TYPES = (pa.int64(), pa.float64(), pa.timestamp('ns'), pa.timestamp('ns', 'UTC'))  # of text, in this order
+_HOUR = r'\d{1,2}:\d{2}'
 _INSTANT = r'^\d{9,}$|\d{2}:\d{2}.*(Z|UTC|[+-]\d{2}:?\d{2})$'
 
 
@@ -49,8 +57,12 @@ class BarFile:
     date_order: str = 'auto'  # of dates such as 02/01/2024: 'month' or 'day' first; 'auto' = as the column shows
     contracts: str = CONTRACTS  # column of futures contract ids, where the file has it; '' = none
 
-    def read(self) -> Bars:
+    def read(self, needed: Collection[str] = NEEDED) -> Bars:
         """The bars of the file.
+
+        Args:
+          needed: with 'open' and 'close'; fields that are not are not read: high and low are then those of open and
+            close, the volume is 0. Where 'symbol' is not, a file without such a column is of the one asked for.
 
         Raises:
           InputError: what is wrong with the file, its first bad row, or a setting.
@@ -59,46 +71,62 @@ class BarFile:
             raise InputError('no file is named', column='path', remedy='name a file of bars')
         path = Path(self.path)
         if nameless := read_headerless(path):
-            return self._make(nameless.table, nameless.ninja, file=path)
-        names = source.column_names(path)
-        if twins := [n for n in names if names.count(n) > 1]:
-            raise InputError('two columns have this name', file=path, column=twins[0], remedy='keep one')
-        return self._make(source.read_columns(path, names), False, file=path)
+            columns = self._find_columns(nameless.table.column_names, needed, path)
+            return self._make(nameless.table, columns, nameless.ninja, path)
+        columns = self._find_columns(source.column_names(path), needed, path)
+        return self._make(source.read_columns(path, dict.fromkeys(columns.values(), 'codes')), columns, False, path)
 
     def from_table(self, table: pa.Table) -> Bars:
         """The bars of a table in memory with named columns."""
-        return self._make(table, False, file='the table')
+        columns = self._find_columns(table.column_names, NEEDED, 'the table')
+        table = source.cast_columns(table, dict.fromkeys(columns.values(), 'codes'), (), 'the table')
+        return self._make(table, columns, False, 'the table')
 
-    def _make(self, table: pa.Table, ninja: bool, file: Path | str) -> Bars:
+    def _find_columns(self, given: Sequence[str], needed: Collection[str], file: Path | str) -> dict[str, str]:
+        """What is read -> the name of its column: time, date (of a time of the day), symbol, contract, `FIELDS`."""
+        names = {name.lower().strip(): name for name in reversed(given)}
+        has = 'the columns are ' + ', '.join(given[:30])
+        if not (times := [t for t in TIMES if t in names]):
+            raise InputError(f'no column is a time ({", ".join(TIMES)})', file=file, remedy=has)
+        found = {'time': names[times[0]]}
+        if times[0] == 'time' and 'date' in names:
+            found['date'] = names['date']
+        contract = self.contracts.lower()
+        if symbols := [s for s in SYMBOLS if s in names and s != contract]:
+            found['symbol'] = names[symbols[0]]
+        elif self.symbol and 'symbol' in needed:
+            what = f'{self.symbol!r} is asked for, and no column names a symbol ({", ".join(SYMBOLS)})'
+            raise InputError(what, file=file, column='symbol', remedy='add one, or leave data.symbol empty')
+        if contract in names:
+            found['contract'] = names[contract]
+        elif self.contracts not in ('', CONTRACTS):
+            what = f'no column is called {self.contracts!r}'
+            raise InputError(what, file=file, column='contracts', remedy=nearest(self.contracts, given))
+        fields = [field for field in FIELDS if field in needed]
+        if absent := [field for field in fields if field not in names]:
+            raise InputError('no such column', file=file, column=absent[0], remedy=has)
+        return found | {field: names[field] for field in fields}
+
+    def _make(self, table: pa.Table, columns: dict[str, str], ninja: bool, file: Path | str) -> Bars:
         if self.stamps not in STAMPS:
             raise InputError(f'unknown choice {self.stamps!r}', column='stamps', remedy='choose ' + ', '.join(STAMPS))
-        names = {name.lower().strip(): name for name in reversed(table.column_names)}
-        time = next((names[t] for t in TIMES if t in names), None)
-        if time is None:
-            has = 'the columns are ' + ', '.join(table.column_names[:30])
-            raise InputError(f'no column is a time ({", ".join(TIMES)})', file=file, remedy=has)
-        table, rows, name = self._select(table, names, file)
         if not table.num_rows:
             raise InputError('it holds no bar', file=file, remedy='give a file with rows')
+        table = pa.table([_clean(column) for column in table.columns], table.column_names)
+        table, rows, name = self._select(table, columns.get('symbol'), file)
         exchange = find_zone(self.timezone)
         zone = find_zone(self.stamp_zone or ('UTC' if ninja else self.timezone), 'stamp_zone')
-        column = _join_date(table, names) if time == names.get('time') and 'date' in names else table[time]
-        stamps = _instants(column, file, time, zone, self.date_order)
-        values = {field: _numbers(table, names, field, file) for field in FIELDS}
-        if time.lower() == 'ts_event' and all(pa.types.is_integer(table[names[f]].type) for f in FIELDS[:4]):
-            values |= {f: np.where(values[f] < ABSENT, values[f] * FIXED_POINT, np.nan) for f in FIELDS[:4]}
+        time = columns['time']
+        stamps = _instants(_join_date(table, columns), file, time, zone, self.date_order)
+        values = _read_values(table, columns, file)
         check_values(values, rows, file)
-        contracts = names.get(self.contracts.lower()) if self.contracts else None
-        if contracts is None and self.contracts not in ('', CONTRACTS):
-            what, remedy = f'no column is called {self.contracts!r}', nearest(self.contracts, table.column_names)
-            raise InputError(what, file=file, column='contracts', remedy=remedy)
-        quotes = Quotes(stamps, _codes(table, contracts, file), rows, values)
-        if contracts is None:
+        quotes = Quotes(stamps, _codes(table, columns.get('contract'), file), rows, values)
+        if 'contract' not in columns:
             check_order(stamps, rows, file, time)
         else:
             quotes = sort_contracts(quotes, file, time)
         moments, first = np.unique(quotes.time, return_index=True)
-        length = find_length(moments, quotes.row[first], file, time)
+        length = find_length(moments, quotes.row[first], file, time, exchange)
         joined, rolls = join_contracts(quotes, exchange)
         if rolls:
             bridged = sum(roll.bridged for roll in rolls)
@@ -108,19 +136,14 @@ class BarFile:
             say(f'{Path(file).name}: {lost} stamps are left out: {what}')
         at_end = self.stamps == 'end' or (self.stamps == 'auto' and ninja)
         start = joined.time - (length if at_end else 0)
-        columns = {field: joined.values[field] for field in FIELDS}
-        return Bars(id=name, time=start, piece=joined.piece, length=length, **columns)
+        return Bars(id=name, time=start, piece=joined.piece, length=length, zone=self.timezone, **joined.values)
 
-    def _select(self, table: pa.Table, names: dict[str, str], file) -> tuple[pa.Table, np.ndarray, str]:
+    def _select(self, table: pa.Table, column: str | None, file) -> tuple[pa.Table, np.ndarray, str]:
         """The rows of the symbol, their places in the file, and its name."""
         rows = np.arange(table.num_rows)
-        column = next((names[s] for s in SYMBOLS if s in names and s != self.contracts.lower()), None)
         if column is None:
-            if self.symbol:
-                what = f'{self.symbol!r} is asked for, and no column names a symbol ({", ".join(SYMBOLS)})'
-                raise InputError(what, file=file, column='symbol', remedy='add one, or leave data.symbol empty')
             return table, rows, Path(file).name.split('.')[0] if file != 'the table' else 'table'
-        given = table[column].cast(pa.string())
+        given = table[column].cast(pa.string()).fill_null('')
         found = [str(s) for s in pc.unique(given).to_pylist()]
         if not self.symbol and len(found) > 1:
             other = int(np.argmax(pc.not_equal(given, found[0]).to_numpy()))
@@ -138,32 +161,61 @@ class BarFile:
         return table.take(kept), rows[kept], name
 
 
-def _numbers(table: pa.Table, names: dict[str, str], field: str, file) -> np.ndarray:
+def _clean(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text without blanks around it, null where nothing is left; anything else as it is."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    text = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.equal(text, ''), None, text)
+
+
+def _read_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text as the first of `TYPES` that all of it can be, as it is where there is none; anything else as it is."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        for kind in TYPES:
+            with contextlib.suppress(pa.ArrowInvalid):
+                column.slice(0, 1000).cast(kind)  # a cast that fails is slow: an error is made of every cell
+                return column.cast(kind)
+    return column
+
+
+def _read_values(table: pa.Table, columns: dict[str, str], file) -> dict[str, np.ndarray]:
+    """`FIELDS` as float64 [N], NaN where there is none; those that are not read come last."""
+    cells = {field: _read_text(table[columns[field]]) for field in FIELDS if field in columns}
+    values = {field: _numbers(column, columns[field], file) for field, column in cells.items()}
+    prices = [field for field in cells if field != 'volume']
+    if columns['time'].lower().strip() == 'ts_event' and all(pa.types.is_integer(cells[f].type) for f in prices):
+        values |= {f: np.where(values[f] < ABSENT, values[f] * FIXED_POINT, np.nan) for f in prices}
+    ends = values['open'], values['close']
+    absent = {'high': np.fmax(*ends), 'low': np.fmin(*ends), 'volume': np.zeros(table.num_rows)}
+    return values | {field: made for field, made in absent.items() if field not in values}
+
+
+def _numbers(column: pa.ChunkedArray, name: str, file) -> np.ndarray:
     """float64 [N], NaN where there is none."""
-    if field not in names:
-        has = 'the columns are ' + ', '.join(table.column_names[:30])
-        raise InputError('no such column', file=file, column=field, remedy=has)
-    if pa.types.is_null(table[names[field]].type):
-        return np.full(table.num_rows, np.nan)
-    cast = source.cast_columns(table, {names[field]: 'number'}, (), file)
-    return cast[names[field]].fill_null(np.nan).to_numpy().astype(np.float64)
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan)
+    cast = source.cast_columns(pa.table({name: column}), {name: 'number'}, (), file)
+    return cast[name].fill_null(np.nan).to_numpy().astype(np.float64)
 
 
-def _join_date(table: pa.Table, names: dict[str, str]) -> pa.ChunkedArray:
-    """A column of dates and one of times of the day as one of stamps."""
-    parts = [table[names[n]].cast(pa.string()) for n in ('date', 'time')]
-    return pc.binary_join_element_wise(*parts, ' ')
+def _join_date(table: pa.Table, columns: dict[str, str]) -> pa.ChunkedArray:
+    """The column of stamps, or one of dates and one of times of the day as one."""
+    if 'date' not in columns:
+        return table[columns['time']]
+    return pc.binary_join_element_wise(*(table[columns[n]].cast(pa.string()) for n in ('date', 'time')), ' ')
 
 
 def _instants(column: pa.ChunkedArray, file, name: str, zone: zoneinfo.ZoneInfo, order: str) -> np.ndarray:
     """ns since 1970 UTC [N]; stamps without an offset are of `zone`."""
+    column = _read_text(column)
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
         raise InputError('a missing value', file=file, column=name, row=row, remedy='correct or remove the row')
-    kind = column.type
-    if pa.types.is_time(kind):
+    if re.match(_HOUR, str(column[0])):
         raise InputError('a time of the day has no day', file=file, column=name, remedy='add a column called date')
     time = read_times(column, file, name, order).astype('datetime64[ns]').astype(np.int64)
+    kind = column.type
     if pa.types.is_temporal(kind):
         absolute = getattr(kind, 'tz', None) is not None
     else:

@@ -71,6 +71,7 @@ class BarWindows:
                 remedy="lower it, or set span='bars'",
             )
         self._end, self._start = kept, starts[kept]
+        self._say_what_is_later()
         due = bars.time[kept] // bars.length % config.stride == 0  # on the clock, whichever bar the file begins with
         self._target, valid, self._last = self._label(kept)
         self._due, self._valid = due, valid & due[:, None]
@@ -133,8 +134,8 @@ class BarWindows:
 
     def rows(self, split: str) -> dict[str, np.ndarray]:
         """id, time (when the bar closed, UTC), hour (exchange, at which the bar began), scale (EWMA volatility of a
-        bar) [N]; target, valid, label_end [N, H]; horizon [H], in bars. `all` has every bar; of these the rows between
-        those that the stride trains and scores are not valid."""
+        bar) [N]; target, valid, label_end [N, H]; horizon [H], in bars. `all` has every bar whose window holds
+        `min_bars`; of these the rows between those that the stride trains and scores are not valid."""
         places = self._places(split)
         end = self._end[places]
         return {
@@ -208,6 +209,14 @@ class BarWindows:
         """When each target's last bar closed [N, H], NaT where it is not valid."""
         return np.where(self._valid, self.bars.closed[self._last].astype('datetime64[ns]'), np.datetime64('NaT', 'ns'))
 
+    def _say_what_is_later(self) -> None:
+        """A line where bars are newer than the newest row, so that its forecast is not taken for one of now."""
+        if late := len(self.bars) - 1 - int(self._end[-1]):
+            row, newest = np.datetime_as_string(self.bars.closed[[self._end[-1], -1]].astype('datetime64[ns]'), 'm')
+            why = f'their windows hold fewer bars than data.min_bars={self.config.min_bars}'
+            remedy = "a model trained with fewer, or with data.span='bars', forecasts them"
+            say(f'the last {late} bars, up to {newest}, have no row, the newest is of {row}: {why}; {remedy}')
+
     def _label(self, end: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(target, valid, last bar) [N, H] of windows that end at bars `end` [N]. No target spans a roll."""
         b = self.bars
@@ -235,7 +244,9 @@ class BarWindows:
             time = self.bars.closed[self._end[usable]].astype('datetime64[ns]')
             found = self.config.split.parts(time, self._label_end[usable])
         parts = {name: usable[getattr(found, name)] for name in ('train', 'valid', 'test')}
-        say('rows: ' + ', '.join(f'{name} {count:,}' for name, count in self._count(parts).items()))
+        counts = ', '.join(f'{name} {count:,}' for name, count in self._count(parts).items())
+        short = len(self.bars) - len(self._end)
+        say(f'rows: {counts}; bars without a row, their windows hold fewer than data.min_bars: {short:,}')
         return parts
 
     def _count(self, parts: dict[str, np.ndarray]) -> dict[str, int]:

@@ -1,12 +1,13 @@
 """Bars of one instrument: checked, resampled, held to trading hours."""
 
 import dataclasses
+import datetime
 import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from fjq.data.clock import MINUTE, find_zone, in_hours, to_wall
+from fjq.data.clock import MINUTE, NEW_YORK, find_zone, in_hours, to_wall
 from fjq.errors import InputError
 from fjq.log import say
 
@@ -24,6 +25,7 @@ class Bars:
     time: int64 [N], ns since 1970 UTC at which a bar starts. length: ns of a bar.
     open, high, low, close, volume: float64 [N].
     piece: int32 [N], grows where a futures contract gives way to the next; 0 throughout for anything else.
+    zone: of the exchange's clock.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Bars:
     volume: np.ndarray
     piece: np.ndarray
     length: int
+    zone: str = NEW_YORK.key
 
     def __len__(self) -> int:
         return len(self.time)
@@ -51,7 +54,8 @@ class Bars:
 
     def digest(self) -> str:
         """16 hexadecimal digits that are equal for equal bars."""
-        sha = hashlib.sha256(f'{self.id}|{self.length}'.encode())
+        zone = '' if self.zone == NEW_YORK.key else f'|{self.zone}'  # runs from before there was a zone go on
+        sha = hashlib.sha256(f'{self.id}|{self.length}{zone}'.encode())
         for name in ('time', *FIELDS, 'piece'):
             sha.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         return sha.hexdigest()[:16]
@@ -62,10 +66,10 @@ def check_values(values: dict[str, np.ndarray], row: np.ndarray, file: Path | st
     the low, an open or close outside of them.
 
     Args:
-      values: open, high, low, close and volume [N].
+      values: open, high, low, close and volume [N]; of several at fault the first is named.
       row: [N], the rows of the file.
     """
-    for name in FIELDS:
+    for name in values:
         least = values[name] >= 0 if name == 'volume' else values[name] > 0
         if (bad := ~(least & np.isfinite(values[name]))).any():
             i = int(bad.argmax())
@@ -95,8 +99,9 @@ def check_order(time: np.ndarray, row: np.ndarray, file: Path | str, column: str
         raise InputError(what, file=file, column=column, row=row[i], remedy='keep each bar once, in order of time')
 
 
-def find_length(time: np.ndarray, row: np.ndarray, file: Path | str, column: str) -> int:
-    """The ns of a bar, from ascending stamps [N]: the smallest step, of which every other is a multiple.
+def find_length(time: np.ndarray, row: np.ndarray, file: Path | str, column: str, zone: datetime.tzinfo) -> int:
+    """The ns of a bar, from ascending stamps [N]: the smallest step, of which every other is a multiple. Steps over a
+    change of the zone's clock do not count: a day may have 23 hours.
 
     Raises:
       InputError: one bar alone, or bars of several lengths.
@@ -104,7 +109,9 @@ def find_length(time: np.ndarray, row: np.ndarray, file: Path | str, column: str
     step = np.diff(time)
     if not len(step):
         raise InputError('one bar alone has no length', file=file, remedy='give at least two bars')
-    length = int(step.min())
+    changed = np.diff(to_wall(time, zone)) != step
+    length = int(step[~changed].min() if not changed.all() else step.min())
+    step[changed] = length
     other = step % length != 0
     same = np.concatenate([[False], (step[1:] == step[:-1]) & (step[1:] != length)])
     starts = np.flatnonzero(~same)
@@ -122,6 +129,7 @@ def resample(bars: Bars, minutes: int, timezone: str = 'UTC') -> Bars:
 
     The first open, highest high, lowest low, last close and sum of volumes of the bars that start in it. No bar joins
     two contracts. The last bar is left out, and this is said, where what is in it ends before it does: it may go on.
+    Bars of that length already stay as they are, wherever they start.
 
     Raises:
       InputError: the minutes do not divide a day, or bars can not be put together from those given.
@@ -135,7 +143,14 @@ def resample(bars: Bars, minutes: int, timezone: str = 'UTC') -> Bars:
             column='minutes',
             remedy='take a multiple of what the file has',
         )
+    if width == bars.length:
+        return bars
     wall = to_wall(bars.time, find_zone(timezone))
+    if (across := wall % width + bars.length > width).any():  # its close would be told of a time before it
+        stamp = np.datetime_as_string(wall[across.argmax()].astype('datetime64[ns]'), unit='m')
+        length = f'{bars.length / MINUTE:g}'
+        what = f'the bar of {length} minutes at {stamp} {timezone} lies in two of {minutes}'
+        raise InputError(what, file=bars.id, column='minutes', remedy=f'take {length}, as the file has')
     start = bars.time - wall % width
     first = np.flatnonzero(np.concatenate([[True], (np.diff(start) > 0) | (np.diff(bars.piece) != 0)])[: len(bars)])
     if not len(first):

@@ -5,8 +5,9 @@ exchange. Where that one ends within a day, so does its time. Where a file holds
 continuous series do, a roll is where its id changes. No return ever decides.
 
 At a roll every later price is divided by new close / old close of the last bar that both contracts have before it, so
-returns are those of a holder who rolled there; prices before a roll keep every bit, whatever comes later. Where no such
-bar is in the file the new contract is chained at its first open: the step between the contracts is nobody's return.
+returns are those of a holder who rolled there; prices before a roll keep every bit, whatever comes later. Where the
+file has no such bar within a day of the old contract's last one, the new contract is chained at its first open: the
+step between the contracts is nobody's return.
 """
 
 import datetime
@@ -129,6 +130,7 @@ def _ratio(quotes: Quotes, front: Quotes, i: int) -> tuple[float, bool]:
     ours, theirs = (np.flatnonzero(before & (quotes.contract == c)) for c in (old, new))
     common, at_old, at_new = np.intersect1d(quotes.time[ours], quotes.time[theirs], return_indices=True)
     close = quotes.values['close']
-    if len(common) and moment - common[-1] <= DAY:
+    # Counted from the last bar of the old one, since the ratio has no time to change while nothing trades.
+    if len(common) and front.time[i - 1] - common[-1] <= DAY:
         return float(close[theirs[at_new[-1]]] / close[ours[at_old[-1]]]), True
     return float(front.values['open'][i] / front.values['close'][i - 1]), False

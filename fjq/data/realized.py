@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fjq.atomic import atomic
 from fjq.data import estimators
-from fjq.data.bar_ticks import Prices, read_bars
+from fjq.data.bar_files import BarFile
 from fjq.data.calendar import session_bounds
 from fjq.data.clock import SECOND, dates_of, day_bounds, find_zone
 from fjq.data.source import DayFile, date_of, iter_columns, list_days
@@ -27,6 +27,7 @@ from fjq.parallel import Parallel, run
 KINDS = ('ticks', 'bars')
 MEASURES = ('variance', 'bipower', 'two_scale', 'tick_sum')
 SESSIONS = ('regular', 'all')
+BAR_TIMES = ('start', 'end')
 ON_BAD_FILE = ('stop', 'skip')
 LONGEST_NIGHT = 4  # calendar days between two sessions over a long weekend; more is a hole in the data
 TICKERS_SHOWN = 10
@@ -49,10 +50,17 @@ class ComputeRv:
     min_share: float = 0.5  # a day with prices in a smaller share of its intervals is left out
     days_per_year: int = 252  # 365 for what trades every day
     horizons: tuple[int, ...] = HORIZONS  # calendar days of the forward columns
-    bar_time: str = 'start'  # what a bar's time is: its 'start' or its 'end'
+    bar_time: str = 'start'  # what a bar's time is: its 'start' or its 'end'; NinjaTrader's is its end
     zone: str = 'America/New_York'  # of times without one
     on_bad_file: str = 'stop'  # 'stop', or 'skip' = say it and go on
     out: str = ''  # the file that is written; '' = TICKER_daily_rv.parquet in the workdir
+
+
+class Prices(NamedTuple):
+    """Prices in time order: time int64 [N], ns since 1970 UTC; price float64 [N], positive."""
+
+    time: np.ndarray
+    price: np.ndarray
 
 
 class Day(NamedTuple):
@@ -106,7 +114,13 @@ def compute_rv(options: ComputeRv, parallel: Parallel) -> pa.Table:
 
 def check_options(options: ComputeRv) -> None:
     """Raises InputError where a field has no meaning."""
-    choices = {'kind': KINDS, 'measure': MEASURES, 'session': SESSIONS, 'on_bad_file': ON_BAD_FILE}
+    choices = {
+        'kind': KINDS,
+        'measure': MEASURES,
+        'session': SESSIONS,
+        'bar_time': BAR_TIMES,
+        'on_bad_file': ON_BAD_FILE,
+    }
     for field, known in choices.items():
         if getattr(options, field) not in known:
             what = f'unknown choice {getattr(options, field)!r}'
@@ -129,6 +143,20 @@ def check_options(options: ComputeRv) -> None:
             column='offset',
             remedy='the offset divides the interval',
         )
+
+
+def read_bars(path: str | os.PathLike, options: ComputeRv) -> Prices:
+    """The open of each bar of a file just after it starts and its close when it ends; nothing else of it is read.
+
+    Raises:
+      InputError: as `BarFile.read`.
+    """
+    stamps = 'end' if options.bar_time == 'end' else 'auto'
+    file = BarFile(path=str(path), symbol=options.ticker, timezone=options.zone, stamps=stamps)
+    bars = file.read(needed=('open', 'close'))
+    # One ns after the start, so that the close of the bar before, at the same instant, is still the price at it.
+    times = np.stack([bars.time + 1, bars.closed], axis=1).ravel()
+    return Prices(times, np.stack([bars.open, bars.close], axis=1).ravel())
 
 
 def measure_day(prices: Prices, date: datetime.date, options: ComputeRv) -> Day:
@@ -183,9 +211,7 @@ def _list_files(options: ComputeRv) -> list[Path]:
 def _measure_file(options: ComputeRv, path: Path) -> list[Day]:
     try:
         if options.kind == 'bars':
-            prices = read_bars(
-                path, ticker=options.ticker, stamp=options.bar_time, zone=find_zone(options.zone, 'zone')
-            )
+            prices = read_bars(path, options)
             dates = dates_of(prices.time - 1)  # a close at midnight is of the day before
             bounds = np.flatnonzero(np.append(True, dates[1:] != dates[:-1]))
             parts = zip(np.split(prices.time, bounds[1:]), np.split(prices.price, bounds[1:]), strict=True)

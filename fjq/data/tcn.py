@@ -9,11 +9,13 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from fjq.atomic import write_atomic
 from fjq.data.bank import CLOSES, Bank, Framing, build_bank, frame_ticks, verify_bank
 from fjq.data.fragments import (
     BatchSource,
@@ -38,6 +40,7 @@ from fjq.task import Batch, Shard
 if TYPE_CHECKING:
     import grain  # costs 0.6 s and brings jax, which processes that frame days do not need
 
+TICKERS = 'tickers.txt'  # the list that a model was trained with, in its run
 SPLITS = ('train', 'valid', 'test', 'all')
 VALID_SHARE = 0.2  # of the days before a fold's test, the last ones, that validate
 
@@ -117,6 +120,10 @@ class TcnData(TickFiles):
         dates = np.array([ticks.date for ticks in parts], 'datetime64[D]')
         counts = [np.bincount(f.frame, minlength=len(f.time)) for f in frames]
         return TcnDataset(self, MemoryDays(frames), dates, counts, None, {}, '')
+
+    def with_fitted(self, folder: str | os.PathLike) -> 'TcnData':
+        """These settings with the list of tickers that `TcnDataset.save_fitted` wrote."""
+        return dataclasses.replace(self, tickers=str(Path(folder) / TICKERS))
 
     def tick_files(self) -> TickFiles:
         """The part of the settings that says where ticks are and which count."""
@@ -263,7 +270,15 @@ class TcnDataset:
         fields = ('stream', 'horizons', 'features', 'frame', 'chunk_len', 'num_tickers', 'batch_rows', 'fold', 'folds')
         settings = {name: getattr(c, name) for name in (*fields, 'chunk_buckets', 'frame_buckets')}
         plain = {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items()}
+        if c.num_tickers:  # a vector of the embedding is that of the ticker in its place
+            names = '\n'.join(read_tickers(c.tickers, c.stream))
+            plain['tickers'] = hashlib.sha256(names.encode()).hexdigest()[:16]
         return {'chunks': self._content, 'labels': labels, **plain, 'split': dataclasses.asdict(c.split)}
+
+    def save_fitted(self, folder: str | os.PathLike) -> None:
+        """Writes the list of tickers, if there is one."""
+        if self.config.tickers:
+            write_atomic(Path(folder) / TICKERS, Path(self.config.tickers).read_bytes())
 
     def verify(self) -> None:
         """Raises InputError where the chunk bank does not hold what was written to it."""

@@ -24,31 +24,35 @@ HELP = 'Type an asset and a number of candles, such as {asset} 20; "assets" list
 
 
 def run(config: Experiment, workdir: Path) -> None:
-    """Reads stdin to its end. What is typed wrong is said in a line, and the loop goes on."""
+    """Reads stdin to its end, or to Ctrl-C. What is typed wrong is said in a line, and the loop goes on."""
     config = adopt_task(config, workdir)
     dataset, options = open_data(config, workdir), read_options(config)
     trained, samplers = Trained.load(workdir), {}
     names = [a.candles.id for a in (*dataset.assets, *dataset.every)]
     names = list(dict.fromkeys(names))  # those of the run first
     say(HELP.format(asset=names[0]))
-    while True:
-        if sys.stdin.isatty():
-            print('> ', end='', flush=True)
-        line = sys.stdin.readline()
-        words = line.replace(',', ' ').split()
-        if not words:
-            return
-        try:
-            if words == ['assets']:
-                say(' '.join(names))
-                continue
-            asset, horizon = read_question(words, names, options.horizon)
-            asked = dataclasses.replace(options, assets=(asset,), seed_tokens=(), horizon=horizon)
-            prompts = find_prompts(dataset, asked)
-            sampler = samplers.setdefault(horizon, make_sampler(trained, asked))
-            say(answer(*continue_prompts(sampler, dataset, prompts, config.seed)))
-        except InputError as e:
-            say(e)
+    try:
+        while words := read_words():
+            try:
+                if words == ['assets']:
+                    say(' '.join(names))
+                    continue
+                asset, horizon = read_question(words, names, options.horizon)
+                asked = dataclasses.replace(options, assets=(asset,), seed_tokens=(), horizon=horizon)
+                prompts = find_prompts(dataset, asked)
+                sampler = samplers.setdefault(horizon, make_sampler(trained, asked))
+                say(answer(*continue_prompts(sampler, dataset, prompts, config.seed)))
+            except InputError as e:
+                say(e)
+    except KeyboardInterrupt:
+        say()  # what comes next begins a line
+
+
+def read_words() -> list[str]:
+    """Of the next line of stdin."""
+    if sys.stdin.isatty():
+        print('> ', end='', flush=True)
+    return sys.stdin.readline().replace(',', ' ').split()
 
 
 def read_question(words: list[str], names: list[str], horizon: int) -> tuple[str, int]:
@@ -59,9 +63,15 @@ def read_question(words: list[str], names: list[str], horizon: int) -> tuple[str
     """
     by_upper = {name.upper(): name for name in names}
     asset = by_upper.get(words[0].upper(), words[0])
-    if len(words) > 2 or not all(word.isdigit() and int(word) > 0 for word in words[1:]):
+    if len(words) == 1:
+        return asset, horizon
+    try:
+        count = int(words[1]) if len(words) == 2 else 0
+    except ValueError:  # digits alone do not make a number, such as those of ²
+        count = 0
+    if count < 1:
         raise InputError(f'{" ".join(words)!r} is not understood', remedy=HELP.format(asset=names[0]).rstrip('.'))
-    return asset, int(words[1]) if len(words) == 2 else horizon
+    return asset, count
 
 
 def answer(paths: Paths) -> str:
@@ -69,6 +79,6 @@ def answer(paths: Paths) -> str:
     quantiles, T = paths.quantiles(), paths.tokens.shape[1]
     steps = sorted({round(1 + i * (T - 1) / 9) for i in range(10)})
     head = f'{"candle":>8}  {"about":<16}' + ''.join(f'{level:>11.0%}' for level in LEVELS)
-    when = [format_moment(time) for time in paths.prompt.ahead]
+    when = [format_moment(time) for time in paths.times]
     rows = [f'{s:>8}  {when[s - 1]:<16}' + ''.join(f'{q:>11.6g}' for q in quantiles[s - 1]) for s in steps]
     return '\n'.join([describe(paths), head, *rows])

@@ -23,7 +23,8 @@ def run(config: Experiment, workdir: Path) -> None:
     dataset = _open(settings, config, workdir)
     batch = make_gather(dataset)(next(iter(read_batches(dataset, 'valid'))))
     calibration = Calibration.read(workdir, weights.step)
-    export(Trained(settings, weights.params, weights.extra, weights.step, calibration), weights, batch, workdir)
+    trained = Trained(settings, weights.params, weights.extra, weights.step, calibration, workdir)
+    export(trained, weights, batch, workdir)
 
 
 def _open(settings: Experiment, config: Experiment, workdir: Path) -> Dataset:

@@ -85,12 +85,14 @@ def find_first(rows: dict[str, np.ndarray], newest: np.ndarray, calibration: Cal
 
 
 def calibrate(config: Experiment, trained: Trained, dataset: Dataset, law: Law, workdir: Path) -> Calibration | None:
-    """The calibration of these weights by the method that is due, fitted now where no evaluation did."""
+    """The calibration of these weights by the method that is due; where no evaluation did, fitted now as one does."""
     known, method = trained.calibration, choose_method(config.evaluate.calibration, law)
     if method is None:
         return None
     if known is None or known.method != method:
         known = Calibration.of(method, *predict_rows(trained.predict, dataset, 'valid'), trained.step)
+        if known.followed:  # from the first row that is scored on
+            known = known.hear(*predict_rows(trained.predict, dataset, 'test'))
         known.write(workdir)
     return known
 

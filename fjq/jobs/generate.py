@@ -32,24 +32,33 @@ SHOWN = 64  # candles of the past in a fan chart
 
 
 class Prompt(NamedTuple):
-    """tokens int32 [C]; the close and the scale that candles go on from; time: of the last candle, NaT for a seed;
-    ahead: times of the candles after it [T]; past: closes up to it. Prices are those of a share of today."""
+    """tokens int32 [C]; the close and the scale that candles go on from; times: of the candles up to it [N], NaT for a
+    seed; past: their closes. Prices are those of a share of today."""
 
     id: str
     tokens: np.ndarray
     close: float
     scale: float
-    time: np.datetime64
-    ahead: np.ndarray
+    times: np.ndarray
     past: np.ndarray
+
+    @property
+    def time(self) -> np.datetime64:
+        """Of the last candle; NaT for a seed."""
+        return self.times[-1]
+
+    def ahead(self, count: int) -> np.ndarray:
+        """Times of the next candles [count]."""
+        return np.repeat(self.time, count) if np.isnat(self.time) else times_after(self.times, count)
 
 
 class Paths(NamedTuple):
-    """P paths after a prompt: tokens int32 [P, T], candles float64 [P, T, 4] as open, high, low, close."""
+    """P paths after a prompt: tokens int32 [P, T], candles float64 [P, T, 4] as open, high, low, close; times [T]."""
 
     prompt: Prompt
     tokens: np.ndarray
     candles: np.ndarray
+    times: np.ndarray
 
     def quantiles(self) -> np.ndarray:
         """Of the close at each step [T, 5]."""
@@ -92,12 +101,11 @@ def find_prompts(dataset: TokenDataset, options: Generate) -> list[Prompt]:
       InputError: an unknown asset, no such time, or seed tokens of another vocabulary.
     """
     if options.seed_tokens:
-        tokens = np.array(options.seed_tokens, np.int32)
-        dataset.tokenizer.features(tokens)  # refuses what is not of its vocabulary
+        tokens = np.array(options.seed_tokens)
+        dataset.tokenizer.features(tokens)  # refuses what is not of its vocabulary, and may be of any size
         scale = float(np.median([a.scale[-1] for a in dataset.assets]))
-        never = np.datetime64('NaT', 'ns')
-        ahead = np.full(options.horizon, never)
-        return [Prompt(SEED_ID, tokens, SEED_CLOSE, scale, never, ahead, np.array([SEED_CLOSE]))]
+        never = np.array(['NaT'], 'datetime64[ns]')
+        return [Prompt(SEED_ID, tokens.astype(np.int32), SEED_CLOSE, scale, never, np.array([SEED_CLOSE]))]
     known = {a.candles.id: a for a in dataset.every}
     for name in options.assets:
         if name not in known:
@@ -119,8 +127,7 @@ def _prompt(asset, context: int, options: Generate) -> Prompt:
             remedy='take a later time or a shorter context',
         )
     tokens, past = asset.prompt(slice(end - context, end)), candles.close[:end] * candles.unit
-    ahead = times_after(candles.time[:end], options.horizon)
-    return Prompt(candles.id, tokens, float(past[-1]), float(asset.scale[end]), candles.time[end - 1], ahead, past)
+    return Prompt(candles.id, tokens, float(past[-1]), float(asset.scale[end]), candles.time[:end], past)
 
 
 def make_sampler(trained: Trained, options: Generate) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -130,13 +137,17 @@ def make_sampler(trained: Trained, options: Generate) -> Callable[[jax.Array, ja
 
 
 def continue_prompts(sampler: Callable, dataset: TokenDataset, prompts: list[Prompt], seed: int) -> list[Paths]:
-    """Paths after prompts of one length. They depend on the seed and the prompt's name, and on no other prompt."""
+    """Paths after prompts of one length. They depend on the seed and the prompt's name, and on no other prompt.
+
+    Raises:
+      InputError: they do not fit the model, before anything as long as the horizon is made.
+    """
     keys = jnp.stack([make_key(seed, 'generate', zlib.crc32(p.id.encode()) & 0x7FFFFFFF) for p in prompts])
     ids_RxPxT = np.asarray(sampler(np.stack([p.tokens for p in prompts]), keys))
     out = []
     for prompt, ids in zip(prompts, ids_RxPxT, strict=True):
         start = np.full(len(ids), prompt.close), np.full(len(ids), prompt.scale)
-        out.append(Paths(prompt, ids, dataset.tokenizer.decode(ids, *start)))
+        out.append(Paths(prompt, ids, dataset.tokenizer.decode(ids, *start), prompt.ahead(ids.shape[1])))
     return out
 
 
@@ -148,7 +159,7 @@ def path_table(paths: Paths) -> pa.Table:
         'after': np.full(P * T, paths.prompt.time.astype('datetime64[s]')),
         'path': np.repeat(np.arange(P), T),
         'step': np.tile(np.arange(1, T + 1), P),
-        'time': np.tile(paths.prompt.ahead.astype('datetime64[s]'), P),
+        'time': np.tile(paths.times.astype('datetime64[s]'), P),
         'token': paths.tokens.reshape(-1),
     }
     candles = paths.candles.reshape(-1, 4)
@@ -162,7 +173,7 @@ def quantile_table(paths: Paths) -> pa.Table:
         'id': [paths.prompt.id] * T,
         'after': np.full(T, paths.prompt.time.astype('datetime64[s]')),
         'step': np.arange(1, T + 1),
-        'time': paths.prompt.ahead.astype('datetime64[s]'),
+        'time': paths.times.astype('datetime64[s]'),
         'mean': paths.candles[..., 3].mean(0),
     }
     return pa.table(
@@ -208,7 +219,7 @@ def describe(paths: Paths) -> str:
     parts = ', '.join(f'{level:.0%} {q:.6g} ({q / close - 1:+.1%})' for level, q in zip(LEVELS, ends, strict=True))
     dated = not np.isnat(paths.prompt.time)
     when = f' on {format_moment(paths.prompt.time)}' if dated else ''
-    then = f' (about {format_moment(paths.prompt.ahead[-1])})' if dated else ''
+    then = f' (about {format_moment(paths.times[-1])})' if dated else ''
     return f'{paths.prompt.id}: {close:.6g}{when}; {paths.tokens.shape[1]} candles later{then} {parts}'
 
 

@@ -8,6 +8,7 @@ from fjq.checkpoint import best_step
 from fjq.config import Experiment
 from fjq.log import say
 from fjq.run import open_data
+from fjq.run import start_over as start_over  # what --fresh does
 from fjq.train import train
 from fjq.trained import Trained
 
@@ -16,7 +17,8 @@ def run(config: Experiment, workdir: Path) -> None:
     """Trains and says where the run lies and what comes next."""
     figures = train(config, workdir)
     if best_step(workdir / 'checkpoints') == 0:
-        say(f'{config.train.metric} of the valid split was best at the start: no update is in the weights')
+        within = ', of what kept to the budget' if config.train.budget else ''
+        say(f'{config.train.metric} of the valid split was best at the start{within}: no update is in the weights')
     task = config.task.build()
     if hasattr(task, 'conclude') and jax.process_count() == 1:
         trained = Trained.load(workdir)

@@ -1,7 +1,9 @@
 """trains and scores one model a fold, each on what came before its test block, and judges all blocks together."""
 
+import contextlib
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from fjq.forecast import Point, Quantiles, to_columns
 from fjq.jobs import evaluate
 from fjq.log import say
 from fjq.report import write_report
-from fjq.run import cache_folder, write_facts
+from fjq.run import cache_folder, changes_since_training, lock, write_facts
 from fjq.scores import Judged
 from fjq.task import Dataset
 from fjq.train import train
@@ -30,7 +32,7 @@ def run(config: Experiment, workdir: Path) -> None:
     with this config is not done again. The forecasts of the folds are pooled and judged as one test split.
 
     Raises:
-      InputError: the data have no folds.
+      InputError: the data have no folds, or changed since one was trained.
     """
     if getattr(config.data, 'folds', 0) < 2:
         raise InputError(
@@ -46,13 +48,13 @@ def run(config: Experiment, workdir: Path) -> None:
             cache=str(cache_folder(config, workdir)),
         )
         runs.append(folder / f'fold_{fold}')
-        if is_done(one, runs[-1]):
-            say(f'fold {fold} is done')
-        else:
+        if not is_done(one, runs[-1]):
             say(f'fold {fold} of {config.data.folds}')
             train(one, runs[-1])
             evaluate.run(one, runs[-1])
         datasets.append(one.data.open(cache_folder(one, workdir), one.parallel))
+        check_unchanged(runs[-1], datasets[-1])  # whose targets its forecasts are joined with
+        say(f'fold {fold} is done')
     found = [json.loads((r / 'evaluation.json').read_text()) for r in runs]
     pooled = pool_folds(one, runs, datasets, found)
     # Training rows and history are those of the first fold: no reference may know a block that is scored.
@@ -67,10 +69,32 @@ def run(config: Experiment, workdir: Path) -> None:
         say(path)
 
 
+def start_over(workdir: Path) -> None:
+    """Removes the folds and what was made of them; the training run beside them stays."""
+    folder = Path(workdir) / FOLDER
+    with contextlib.ExitStack() as held:
+        for run_ in (Path(workdir), *folder.glob('fold_*')):
+            held.enter_context(lock(run_))
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
 def is_done(config: Experiment, folder: Path) -> bool:
-    """Whether a fold was trained and scored with this config."""
-    paths = folder / 'evaluation.json', folder / 'config.json'
-    return all(p.is_file() for p in paths) and from_json(paths[1].read_text()) == config
+    """Whether a fold was trained and scored with this config, and scored on the data of its training."""
+    scored, trained = folder / 'evaluation.json', folder / 'config.json'
+    if not (scored.is_file() and trained.is_file()):
+        return False
+    return from_json(trained.read_text()) == config and not json.loads(scored.read_text()).get('changed')
+
+
+def check_unchanged(folder: Path, dataset: Dataset) -> None:
+    """Raises InputError where the data of now are not those that a fold was trained on."""
+    if changed := changes_since_training(folder, dataset.fingerprint()):
+        raise InputError(
+            f'the data changed since the fold was trained ({", ".join(changed)})',
+            file=folder,
+            remedy='restore the data and its settings, choose another --workdir, or start over with --fresh',
+        )
 
 
 def pool_folds(config: Experiment, runs: list[Path], datasets: list[Dataset], found: list[dict]) -> Forecasts:

@@ -30,6 +30,8 @@ class MigtTask:
     target [B, H], log returns to each horizon; target_mask [B, H].
     """
 
+    bound_to = ('features', 'minutes', 'horizons', 'scale')
+
     def __init__(self, config: Migt):
         self.config = config
         self.pure = Pure(lambda rngs: Model(config, rngs=rngs))

@@ -219,7 +219,7 @@ class Model(nnx.Module):
 class TcnTask:
     """`fjq.task.Task` of a stream. A batch is what `fjq.data.tcn` documents."""
 
-    bound_to = ('features', 'frame', 'chunk_len')  # not the horizon: a forecast may be held against another one
+    bound_to = ('features', 'frame', 'chunk_len', 'tickers')  # not the horizon, to judge a forecast by another one too
     figures = ('mae', 'qlike')
 
     def __init__(self, config: Tcn):

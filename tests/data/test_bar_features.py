@@ -15,10 +15,11 @@ from fjq.data.bar_features import (
     compute_features,
     ewma_volatility,
     find_features,
+    opens_day,
     opens_session,
     warm_up,
 )
-from fjq.data.clock import MINUTE
+from fjq.data.clock import DAY, MINUTE, find_zone, to_instants, to_wall
 from fjq.errors import InputError
 
 FIVE = 5 * MINUTE
@@ -51,8 +52,8 @@ def test_what_comes_later_changes_nothing(name):
 @pytest.mark.parametrize('name', REGISTRY)
 def test_the_window_is_as_long_as_is_said(name):
     """Finite windows: bars before it change nothing. Recursive ones forget: it is their nominal length."""
-    bars, window = sessions(), REGISTRY[name].window
-    if re.match('rsi|macd|ema|vwap|tick', name):
+    bars, window = sessions(2, 288), REGISTRY[name].window  # of days without a break, so that no session is shorter
+    if re.match('rsi|macd|ema|tick', name):
         assert 1 <= window <= 51
         return
     whole, differs = compute_features(bars, (name,))[:, 0], window == 1
@@ -117,6 +118,61 @@ def test_vwap_starts_anew_after_a_break():
             s = slice(150 * day, 150 * day + k + 1)
             vwap = (typical[s] * bars.volume[s]).sum() / bars.volume[s].sum()
             np.testing.assert_allclose(got[s.stop - 1], bars.close[s.stop - 1] / vwap - 1, rtol=1e-4, atol=1e-9)
+    silent = dataclasses.replace(bars, volume=np.zeros(len(bars)))
+    got = compute_features(silent, ('vwap_deviation',))[:, 0]
+    np.testing.assert_allclose(got, bars.close / typical - 1, rtol=1e-4, atol=1e-9)
+
+
+def days_of(zone, days, *hours):
+    """Bars of 5 minutes in local hours, such as (9.5, 11.5), counted from the midnight of each day."""
+    start = [day + (FIVE * np.arange(12 * a, 12 * b)).astype(np.int64) for day in days for a, b in hours]
+    midnights = np.datetime64('2024-03-04', 'ns').astype(np.int64)  # a Monday
+    bars = make_bars(to_instants(midnights + np.concatenate(start), find_zone(zone)), length=FIVE)
+    return dataclasses.replace(bars, zone=zone)
+
+
+@pytest.mark.parametrize(
+    ('zone', 'hours', 'opens'),
+    [
+        ('America/New_York', [(-6, 17)], ['18:00']),  # CME
+        ('America/Chicago', [(-7, 16)], ['17:00']),
+        ('America/New_York', [(-6, 2), (5.5, 17)], ['18:00']),  # with a hole in the data
+        ('America/New_York', [(4, 20)], ['04:00']),  # shares, with the hours before and after
+        ('Asia/Shanghai', [(9.5, 11.5), (13, 15)], ['09:30']),
+        ('Asia/Shanghai', [(-3, 2.5), (9, 10.25), (10.5, 11.5), (13.5, 15)], ['21:00']),  # futures, by night too
+        ('Europe/Berlin', [(1, 22)], ['01:00']),
+        ('UTC', [(0, 24)], []),  # never closes
+    ],
+)
+def test_a_trading_day_is_that_of_the_exchange(zone, hours, opens):
+    """Two weeks, over the change of clocks of New York."""
+    bars = days_of(zone, DAY * np.array([0, 1, 2, 3, 4, 7, 8, 9, 10, 11] if opens else range(14)), *hours)
+    found = opens_day(bars)
+    assert found[0] and found.sum() == (10 if opens else 1)
+    local = to_wall(bars.time[found], find_zone(zone)).astype('datetime64[ns]')
+    assert {str(t)[11:16] for t in local[1:]} == set(opens)
+    typical = (bars.high + bars.low + bars.close) / 3
+    got, end = compute_features(bars, ('vwap_deviation',))[:, 0], len(bars) - 7
+    s = slice(max(found[: end + 1].nonzero()[0][-1], end - 287), end + 1)
+    vwap = (typical[s] * bars.volume[s]).sum() / bars.volume[s].sum()
+    np.testing.assert_allclose(got[end], bars.close[end] / vwap - 1, rtol=1e-4, atol=1e-9)
+
+
+def test_a_live_table_of_two_days_has_the_features_of_the_file():
+    """On a market that never closes the average is that of a day, or of 288 bars; of shares it is the session's."""
+    for minutes in (1, 5, 60):
+        length = minutes * MINUTE
+        bars = make_bars(length * np.arange(30 * DAY // length), length=length)
+        bars.volume[:] = np.random.Generator(np.random.Philox(2)).gamma(0.1, 1e-3, len(bars))
+        live = bars.part(slice(len(bars) - 2 * DAY // length, None))
+        whole, last = (compute_features(b, ('vwap_deviation',))[-DAY // length :, 0] for b in (bars, live))
+        np.testing.assert_array_equal(whole, last)
+        day = bars.part(slice(len(bars) - min(DAY // length, 288), None))
+        vwap = np.average((day.high + day.low + day.close) / 3, weights=day.volume)
+        np.testing.assert_allclose(whole[-1], day.close[-1] / vwap - 1, rtol=1e-5)
+    bars = days_of('Asia/Shanghai', DAY * np.arange(20), (9.5, 11.5), (13, 15))
+    whole, last = (compute_features(b, ('vwap_deviation',))[-60:, 0] for b in (bars, bars.part(slice(500, None))))
+    np.testing.assert_array_equal(whole, last)
 
 
 def test_the_spread_of_a_bounce_is_found():
@@ -149,7 +205,7 @@ def test_volatility_has_no_night_in_it_and_weights_that_sum_to_one():
 def test_sets():
     assert [len(SETS[n]) for n in ('core24', 'core25', 'seed25', 'scaled24')] == [24, 25, 25, 24]
     assert find_features(('core24', 'tick_rule')) == (*SETS['core24'], 'tick_rule')
-    assert warm_up(SETS['scaled24']) == 72
+    assert warm_up(SETS['scaled24']) == 72 and warm_up(SETS['seed25']) == 287
     with pytest.raises(InputError, match="no feature is called 'scaled42'.*'scaled24'"):
         find_features(('scaled42',))
     with pytest.raises(InputError, match='each once'):

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_bars import make_bars
 
+from fjq.data import source
 from fjq.data.bar_files import BarFile
 from fjq.data.clock import MINUTE
 from fjq.errors import InputError
@@ -216,6 +217,92 @@ def test_days_before_months_are_not_taken_for_months(hours):
     np.testing.assert_array_equal(BarFile(timezone='UTC', date_order='day').from_table(one_day).time, bars.time[60:90])
 
 
+def written(bars, folder, **other):
+    stamps = [f'{t}Z' for t in bars.time.astype('datetime64[ns]').astype('datetime64[s]')]
+    pacsv.write_csv(pa.table({'time': stamps} | columns(bars) | other), folder / 'x.csv')
+    return BarFile(path=str(folder / 'x.csv'))
+
+
+LATE = np.arange(200) >= 150
+ODD = {
+    'volume': {'volume': np.where(LATE, 7.5, 7)},
+    'a column that nobody reads': {'open_interest': pa.array(np.where(LATE, 'none', ''))},
+    'prices': dict.fromkeys(FIELDS[:4], np.where(LATE, 100.25, 100)),
+    'stamps': {'time': [f'{t}Z' for t in rounded(200).time.astype('datetime64[ns]').astype('datetime64[s]')[:150]]},
+    'ids': {'instrument_id': np.where(LATE, 'NQH4', '42')},
+}
+ODD['stamps']['time'] += [f'{t}Z' for t in rounded(200).time.astype('datetime64[ns]').astype('datetime64[ms]')[150:]]
+
+
+@pytest.mark.parametrize('name', ODD)
+def test_types_of_columns_are_those_of_the_whole_file(name, tmp_path, monkeypatch):
+    """Not those of the first block: what is whole, empty or a number there may be another thing later."""
+    monkeypatch.setattr(source, 'BLOCK_BYTES', 2**9)
+    bars, cells = rounded(200), ODD[name]
+    got = written(bars, tmp_path, **cells).read()
+    np.testing.assert_array_equal(got.time, bars.time)
+    if name != 'ids':
+        for field in FIELDS:
+            np.testing.assert_array_equal(getattr(got, field), cells.get(field, getattr(bars, field)))
+    np.testing.assert_array_equal(got.piece, LATE * (name == 'ids'))
+
+
+BAD_CELLS = {
+    'close': ('y', "row 150: 'y' is no number"),
+    'open': ('', 'row 150: a missing value'),
+    'volume': (None, 'row 150: a missing value'),
+    'time': ('', 'row 150: a missing value'),
+    'symbol': ('600977.SH', 'row 150: 2 symbols, 600977, 600977.SH among them'),
+    'instrument_id': (None, 'row 150: a contract has no id'),
+}
+
+
+@pytest.mark.parametrize('name', BAD_CELLS)
+def test_a_bad_cell_of_a_late_block_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(source, 'BLOCK_BYTES', 2**9)
+    bars, (cell, text) = rounded(200), BAD_CELLS[name]
+    cells = [f'{t}Z' for t in bars.time.astype('datetime64[ns]')] if name == 'time' else columns(bars).get(name)
+    cells = ['600977'] * 200 if cells is None else [str(x) for x in cells]
+    cells[150] = cell
+    with pytest.raises(InputError, match=f"x.csv, column '{name}', {text}"):
+        written(bars, tmp_path, **{name: cells}).read()
+
+
+def test_integers_of_databento_are_exact_and_an_absent_one_is_missing(tmp_path):
+    count = 12
+    price = 4_525_250_000_001 + 250_000_000 * np.arange(count)
+    table = {'ts_event': START + MINUTE * np.arange(count), **dict.fromkeys(FIELDS[:4], price), 'volume': [1] * count}
+    pacsv.write_csv(pa.table(table), tmp_path / 'x.csv')
+    np.testing.assert_array_equal(BarFile(path=str(tmp_path / 'x.csv')).read().close, price.astype(float) * 1e-9)
+    absent = np.where(np.arange(count) == 7, 2**63 - 1, price)
+    pacsv.write_csv(pa.table(table | dict.fromkeys(FIELDS[:4], absent)), tmp_path / 'x.csv')
+    with pytest.raises(InputError, match="column 'open', row 7: a missing value"):
+        BarFile(path=str(tmp_path / 'x.csv')).read()
+    whole = pa.array([f'{x}.000000000' for x in range(100, 100 + count)])  # Databento's text of a whole price
+    pacsv.write_csv(pa.table(table | dict.fromkeys(FIELDS[:4], whole)), tmp_path / 'x.csv')
+    np.testing.assert_array_equal(BarFile(path=str(tmp_path / 'x.csv')).read().close, np.arange(100.0, 100 + count))
+
+
+def test_cells_keep_their_zeros_and_lose_their_blanks(tmp_path):
+    """A time of the day such as 093000 is no number, and vendors put blanks after commas."""
+    rows = [f'20240308, 09{minute:02}00, 1, 2.5, 1, {1 + minute / 4}, 5\n' for minute in range(5)]
+    (tmp_path / 'x.csv').write_text('date, time, open, high, low, close, volume\n' + ''.join(rows))
+    bars = BarFile(path=str(tmp_path / 'x.csv'), timezone='UTC').read()
+    nine = np.datetime64('2024-03-08T09:00', 'ns').astype(np.int64)
+    np.testing.assert_array_equal(bars.time, nine + MINUTE * np.arange(5))
+    np.testing.assert_array_equal(bars.close, 1 + np.arange(5) / 4)
+
+
+def test_days_of_an_exchange_that_changes_its_clocks():
+    """Naive dates are midnights of the exchange: days in March and November have 23 and 25 hours."""
+    days = np.arange('2023-10-02', '2024-04-01', dtype='datetime64[D]')
+    bars = make_bars(days.astype('datetime64[ns]').astype(np.int64))
+    for kept in (days == days, np.is_busday(days)):
+        table = pa.table({'date': pa.array(days), **columns(bars)}).filter(pa.array(kept))
+        got = BarFile().from_table(table)
+        assert len(got) == kept.sum() and got.length == 1440 * MINUTE
+
+
 BAD_FILES = {
     'empty.csv': ('', 'the file is empty'),
     'five.txt': ('2024-01-02 09:30:00,1,1,1,1\n', "column 'volume': no such column"),
@@ -228,7 +315,7 @@ BAD_FILES = {
     ),
     'twins.csv': (
         'time,open,high,low,close,volume,volume\n2024-01-02 09:30,1,1,1,1,1,1\n',
-        'two columns have this name',
+        "column 'volume': the column is there twice",
     ),
     'clock.csv': ('time,open,high,low,close,volume\n09:30:00,1,1,1,1,1\n', 'a time of the day has no day'),
     'x.parquet': ('no parquet', 'not a parquet file'),
@@ -253,14 +340,15 @@ def test_no_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('name', 'zone', 'count', 'minutes', 'first'),
+    ('name', 'settings', 'count', 'minutes', 'first'),
     [
-        ('NQ_5min.csv', 'America/New_York', 13_767, 5, '2026-02-17T05:00'),
-        ('cn_5min.csv', 'Asia/Shanghai', 2_500, 5, '2024-06-18T03:15'),
-        ('spy_minute_2011.csv', 'America/New_York', 14_180, 1, '2011-01-03T09:00'),
+        ('NQ_5min.csv', {}, 13_767, 5, '2026-02-17T05:00'),
+        ('cn_5min.csv', {'timezone': 'Asia/Shanghai', 'stamps': 'end'}, 2_500, 5, '2024-06-18T03:10'),
+        ('spy_minute_2011.csv', {}, 14_180, 1, '2011-01-03T09:00'),
     ],
 )
-def test_real_files(data_dir, name, zone, count, minutes, first):
-    bars = BarFile(path=str(data_dir / 'bars' / name), timezone=zone).read()
+def test_real_files(data_dir, name, settings, count, minutes, first):
+    bars = BarFile(path=str(data_dir / 'bars' / name), **settings).read()
     assert len(bars) == count and bars.length == minutes * MINUTE
+    assert bars.zone == settings.get('timezone', 'America/New_York')
     assert bars.time[0].astype('datetime64[ns]') == np.datetime64(first)

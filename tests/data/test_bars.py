@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fjq.data.bars import Bars, check_order, check_values, find_length, hold_to_hours, resample
-from fjq.data.clock import MINUTE
+from fjq.data.clock import MINUTE, find_zone
 from fjq.errors import InputError
 
 
@@ -61,6 +61,32 @@ def test_bars_of_hours_start_at_hours_of_the_exchange():
         assert set(hours.minute) == {0}
 
 
+@pytest.mark.parametrize(
+    ('first', 'minutes', 'step'),
+    [('2024-03-08T14:30', 60, 60), ('2024-03-08T23:00', 240, 240), ('2024-03-08T14:45', 30, 30)],
+)
+def test_bars_of_the_length_asked_for_keep_their_stamps(first, minutes, step):
+    """Hours from 09:30, four hours from 18:00 and half hours from 09:45, in New York, lie on no grid of midnight."""
+    time = np.datetime64(first, 'ns').astype(np.int64) + step * MINUTE * np.arange(12)
+    bars = make_bars(time, length=minutes * MINUTE)
+    got = resample(bars, minutes, 'America/New_York')
+    np.testing.assert_array_equal(got.time, time)
+    np.testing.assert_array_equal(got.close, bars.close)
+    assert got.length == bars.length
+
+
+@pytest.mark.parametrize(('start', 'length', 'minutes'), [('09:45', 30, 60), ('09:30', 60, 120)])
+def test_a_bar_that_lies_in_two_is_refused(start, length, minutes):
+    """Its close would be told of an earlier time. Bars before it that lie in one are no excuse."""
+    time = np.datetime64('2024-03-08T14:00', 'ns').astype(np.int64) + length * MINUTE * np.arange(40)
+    odd = np.datetime64(f'2024-03-11T{start}', 'ns').astype(np.int64) + 4 * 60 * MINUTE + length * MINUTE * np.arange(9)
+    bars = make_bars(np.r_[time, odd], length=length * MINUTE)
+    what = f'X, column .minutes.: the bar of {length} minutes at 2024-03-11T{start} America/New_York lies in two of'
+    with pytest.raises(InputError, match=f'{what} {minutes}. Take {length}, as the file has'):
+        resample(bars, minutes, 'America/New_York')
+    assert len(resample(bars.part(slice(0, 40)), minutes, 'America/New_York')) == 40 * length / minutes
+
+
 def test_no_bar_joins_two_contracts():
     bars = make_bars(MINUTE * np.arange(10), piece=[0] * 7 + [1] * 3)
     got = resample(bars, 5)
@@ -83,6 +109,7 @@ def test_hours_of_a_session():
     assert hold_to_hours(bars, '', 'UTC') is bars
 
 
+UTC = find_zone('UTC')
 GOOD = {n: np.full(5, v) for n, v in (('open', 10.0), ('high', 11.0), ('low', 9.0), ('close', 10.5), ('volume', 0.0))}
 BAD = {
     'low': (12.0, "f.csv, column 'high', row 13: the high 11 is below the low 12. Correct or remove the row."),
@@ -110,17 +137,25 @@ def test_values_that_can_not_be(name):
 def test_order_and_length():
     time, row = MINUTE * np.array([0, 5, 10, 20, 100]), np.arange(5)
     check_order(time, row, 'f', 't')
-    assert find_length(time, row, 'f', 't') == 5 * MINUTE
+    assert find_length(time, row, 'f', 't', UTC) == 5 * MINUTE
     with pytest.raises(InputError, match='row 2: the stamp is that of the bar before'):
         check_order(time[[0, 1, 1, 2]], row, 'f', 't')
     with pytest.raises(InputError, match='row 3: the stamp is before'):
         check_order(time[[0, 1, 3, 2]], row, 'f', 't')
     with pytest.raises(InputError, match='one bar alone'):
-        find_length(time[:1], row, 'f', 't')
+        find_length(time[:1], row, 'f', 't', UTC)
     with pytest.raises(InputError, match='row 3: bars of 5 minutes and a step of 7: intervals are mixed'):
-        find_length(MINUTE * np.array([0, 5, 10, 17, 22]), row, 'f', 't')
+        find_length(MINUTE * np.array([0, 5, 10, 17, 22]), row, 'f', 't', UTC)
     both = MINUTE * np.cumsum([1] * 100 + [5] * 100)
     with pytest.raises(InputError, match='row 100: bars of 1 minutes and a step of 5: intervals are mixed'):
-        find_length(both, np.arange(200), 'f', 't')
+        find_length(both, np.arange(200), 'f', 't', UTC)
     gaps = MINUTE * np.cumsum(1 + 4 * (np.arange(200) % 10 < 6))
-    assert find_length(gaps, np.arange(200), 'f', 't') == MINUTE
+    assert find_length(gaps, np.arange(200), 'f', 't', UTC) == MINUTE
+
+
+def test_bars_of_another_exchange_are_other_bars():
+    """Their days are other ones. What was told of bars before they had a zone, when all had New York's, holds."""
+    v = np.arange(1.0, 6.0)
+    bars = Bars('X', np.arange(5), v, v, v, v, v, piece=np.zeros(5, np.int32), length=1)
+    assert bars.digest() == '1955fdd3e1bcfbce'
+    assert dataclasses.replace(bars, zone='Asia/Shanghai').digest() != bars.digest()

@@ -13,9 +13,9 @@ BASE = np.datetime64('2024-03-04', 'ns').astype(np.int64)  # a Monday
 BASIS = 1.013  # the later contract over the earlier one
 
 
-def two_contracts(crossing=3):
+def two_contracts(crossing=3, days=range(5)):
     """Five days of one market in two contracts; the second trades more from day `crossing` - 1 on."""
-    time = BASE + np.concatenate([DAY * d + MINUTE * np.arange(60) for d in range(5)])
+    time = BASE + np.concatenate([DAY * d + MINUTE * np.arange(60) for d in days])
     spot = make_bars(time)
     parts = []
     for contract, factor in ((11, 1.0), (22, BASIS)):
@@ -41,6 +41,30 @@ def test_returns_across_a_roll_are_those_of_the_market():
     np.testing.assert_array_equal(got.time, spot.time)
     np.testing.assert_allclose(got.close, spot.close, rtol=1e-12)
     np.testing.assert_array_equal(got.piece, (spot.time - BASE) // DAY >= 3)  # the day after it traded more
+
+
+@pytest.mark.parametrize(
+    ('crossing', 'days'),
+    [(4, (0, 1, 2, 3, 4, 7, 8)), (5, (0, 1, 2, 3, 4, 7, 8)), (5, (0, 1, 2, 3, 4, 8, 9)), (4, (0, 1, 2, 3, 6, 7))],
+    ids=['on Thursday', 'on Friday', 'on Friday before a holiday', 'on Thursday before a holiday'],
+)
+def test_a_roll_over_days_without_bars_is_that_of_the_market(crossing, days, capsys):
+    """Both contracts closed at one instant before the weekend, however long that is: its return is kept."""
+    spot, table = two_contracts(crossing, days)
+    got = BarFile(timezone='UTC').from_table(table)
+    assert '1 rolls, 1 adjusted by both' in capsys.readouterr().out
+    np.testing.assert_array_equal(np.diff(got.piece).nonzero()[0], [60 * crossing - 1])
+    np.testing.assert_allclose(got.close, spot.close, rtol=1e-12)
+
+
+def test_a_pair_of_closes_from_long_before_the_old_contract_ended_is_stale(capsys):
+    """The later contract traded on the first day alone, then not before the old one had gone: chained at the open."""
+    _, table = two_contracts()
+    contract, day = table['instrument_id'].to_numpy(), (table['ts_event'].to_numpy() - BASE) // DAY
+    there = np.where(contract == 22, (day == 0) | (day >= 3), day < 3)
+    got = BarFile(timezone='UTC').from_table(table.filter(pa.array(there)))
+    assert '1 rolls, 0 adjusted by both' in capsys.readouterr().out
+    assert got.open[180] == pytest.approx(got.close[179], rel=1e-12)
 
 
 def test_rolls_add_up():

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,12 +11,15 @@ import pyarrow as pa
 import pytest
 from other_future import with_other_future
 
-from fjq.data.bar_features import SETS, compute_features
+from fjq.data.bar_features import SETS, compute_features, opens_session
+from fjq.data.bars import resample
+from fjq.data.clock import find_zone, read_clock
 from fjq.data.migt import MigtData
 from fjq.data.simulated_bars import SimulatedMigtData
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.feed import make_gather
+from fjq.launch import load_config
 from fjq.parallel import Parallel
 from fjq.task import Dataset, Shard
 
@@ -330,7 +334,7 @@ def test_too_short():
     ('name', 'other', 'split'),
     [
         ('NQ_5min.csv', {}, ('2026-03-31', '2026-04-12')),
-        ('cn_5min.csv', {'timezone': 'Asia/Shanghai', 'span': 'bars'}, ('2024-07-31', '2024-08-12')),
+        ('cn_5min.csv', {'timezone': 'Asia/Shanghai', 'stamps': 'end', 'span': 'bars'}, ('2024-07-31', '2024-08-12')),
         ('spy_minute_2011.csv', {'span': 'bars', 'session': '09:30-16:00'}, ('2011-01-18', '2011-01-24')),
     ],
 )
@@ -341,3 +345,21 @@ def test_real_bars(data_dir, tmp_path, name, other, split):
     assert np.isfinite(features).all() and features.shape == (128, 288, 24)
     quantiles = data.standard_quantiles((0.05, 0.5, 0.95))
     assert (np.abs(quantiles[:, 1]) < 0.3).all() and (0.8 < quantiles[:, 2]).all() and (quantiles[:, 2] < 3).all()
+
+
+def test_bars_of_an_a_share_lie_within_its_hours(data_dir):
+    """09:30 to 11:30 and 13:00 to 15:00: its vendors stamp the end. Longer bars hold as many of them as they should."""
+    config = load_config(Path(__file__).parents[2] / 'configs' / 'migt_tvdt.py', 'cn').data
+    bars = dataclasses.replace(config, path=str(data_dir / 'bars' / 'cn_5min.csv')).read()
+    minute = read_clock(bars.time, find_zone('Asia/Shanghai')).minute
+    morning, afternoon = (np.arange(start, start + 120, 5) for start in (570, 780))
+    np.testing.assert_array_equal(np.unique(minute), np.r_[morning, afternoon])
+    opens = np.unique(minute[1:][opens_session(bars)[1:]])
+    np.testing.assert_array_equal(opens, [570, 780])  # the night and lunch are its breaks
+    for width in (15, 30, 60):
+        whole = resample(dataclasses.replace(bars, volume=np.ones(len(bars))), width, 'Asia/Shanghai')
+        counts = whole.volume[1:]  # the file begins within the first
+        if width < 60:
+            assert set(counts) == {width / 5}
+        else:  # an hour of the clock is half of one at 09:30 and 11:00
+            assert set(counts) == {6, 12}

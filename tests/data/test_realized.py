@@ -6,14 +6,14 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fjq.data import estimators
-from fjq.data.bar_ticks import Prices, read_bars
-from fjq.data.realized import MEASURES, ComputeRv, compute_rv, measure_day, write_table
+from fjq.data.realized import MEASURES, ComputeRv, Prices, compute_rv, measure_day, read_bars, write_table
 from fjq.data.targets import forward_rv, read_targets
 from fjq.errors import InputError
 from fjq.parallel import Parallel
@@ -230,7 +230,7 @@ def test_the_tick_sum_comes_with_a_warning(market, capsys):
         ({'horizons': ()}, "column 'horizons'"),
         ({'horizons': (0,)}, "column 'horizons'"),
         ({'ticker': 'DIA'}, "no day of 'DIA' is left"),
-        ({'kind': 'bars', 'bar_time': 'middle'}, 'Choose one of start, end'),
+        ({'bar_time': 'middle'}, "column 'bar_time': .* Choose one of start, end"),
     ],
 )
 def test_options_without_a_meaning_are_refused(market, fields, message):
@@ -250,7 +250,7 @@ def test_bars_give_the_returns_of_their_opens_and_closes(tmp_path):
     table = compute_rv(ComputeRv(root=str(path), kind='bars', min_share=0, offset=300, horizons=(30,)), INLINE)
     closes = np.log([100, 101, 100, 98])
     np.testing.assert_allclose(table['daily_rv'].to_numpy() ** 2 / 252, [(np.diff(closes) ** 2).sum()], rtol=1e-12)
-    start, end = (read_bars(path, ticker='', stamp=s, zone=NEW_YORK) for s in ('start', 'end'))
+    start, end = (read_bars(path, ComputeRv(bar_time=s)) for s in ('start', 'end'))
     np.testing.assert_array_equal(start.time - end.time, 300 * SECOND)
     np.testing.assert_array_equal(start.price, [100, 101, 102, 100, 100, 98])
     assert start.time[0] == _instant(DAY, '09:30:00') + 1 and start.time[1] == _instant(DAY, '09:35:00')
@@ -267,10 +267,45 @@ def test_the_last_close_of_a_whole_day_is_at_midnight(tmp_path):
     np.testing.assert_allclose(daily_rv**2 / 252, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize('layout', ['milliseconds', 'databento', 'minutes and days', 'headless'])
+def test_bars_of_any_layout_give_one_volatility(tmp_path, layout):
+    """Whatever the unit of their stamps and prices: one reader for all."""
+    count, date = 78, datetime.date(2022, 3, 10)
+    time = _instant(date, '09:30:00') + 300 * SECOND * np.arange(count)
+    walk = np.round(
+        400 * np.exp(np.cumsum(1e-3 * np.random.Generator(np.random.Philox(1)).standard_normal(count + 1))), 2
+    )
+    plain = {'open': walk[:-1], 'high': np.maximum(walk[:-1], walk[1:]), 'low': np.minimum(walk[:-1], walk[1:])}
+    plain |= {'close': walk[1:], 'volume': np.ones(count)}
+    fixed = {n: np.round(v * 1e9).astype(np.int64) for n, v in plain.items() if n != 'volume'}
+    local = [f'{datetime.datetime.fromtimestamp(t / 1e9, NEW_YORK):%Y-%m-%d %H:%M:%S}' for t in time]
+    tables = {
+        'milliseconds': {'timestamp': time // 10**6, 'open': plain['open'], 'close': plain['close']},
+        'databento': {'ts_event': time, 'instrument_id': [7] * count, **fixed, 'volume': [1] * count},
+        'minutes and days': {'Date': [t[:10] for t in local], 'Time': [t[11:] for t in local], **plain},
+        'headless': {'time': local, **plain},
+    }
+    path = tmp_path / 'bars.csv'
+    pacsv.write_csv(pa.table(tables[layout]), path, pacsv.WriteOptions(include_header=layout != 'headless'))
+    options = ComputeRv(root=str(path), kind='bars', offset=300, horizons=(30,))
+    np.testing.assert_allclose(read_bars(path, options).price, np.repeat(walk, 2)[1:-1], rtol=1e-12)
+    table = compute_rv(options, INLINE)
+    assert table['date'].to_pylist() == [datetime.datetime(2022, 3, 10)]
+    np.testing.assert_allclose(table['daily_rv'].to_numpy() ** 2 / 252, [(np.diff(np.log(walk)) ** 2).sum()], rtol=1e-6)
+
+
+def test_columns_that_are_not_needed_may_hold_anything(tmp_path):
+    """As of indices, whose files have no volume, or a column of dashes, and lows above their opens."""
+    path = tmp_path / 'bars.csv'
+    rows = ''.join(f'2022-03-10 09:{minute}:00,20,{low},21,-\n' for minute, low in ((30, 19), (31, 20.5), (32, '')))
+    path.write_text('time,open,low,close,volume\n' + rows)
+    np.testing.assert_array_equal(read_bars(path, ComputeRv()).price, [20, 21] * 3)
+
+
 def test_bars_of_an_hour_that_comes_twice(tmp_path):
     path = tmp_path / 'bars.csv'
     path.write_text('time,open,close\n' + ''.join(f'2022-11-06 {c}:00,1,1\n' for c in ('01:00', '01:30') * 2))
-    time = read_bars(path, ticker='', stamp='start', zone=NEW_YORK).time
+    time = read_bars(path, ComputeRv()).time
     np.testing.assert_array_equal(
         time[::2], _instant(datetime.date(2022, 11, 6), '01:00:00') + np.arange(4) * 1800 * SECOND + 1
     )
@@ -279,7 +314,7 @@ def test_bars_of_an_hour_that_comes_twice(tmp_path):
 def test_ninjatrader_text_is_utc_at_the_end_of_the_bar(tmp_path):
     path = tmp_path / 'spy.csv'
     path.write_text('20220310 143100;10;12;9;11;5\n20220310 143200;11.5;12;9;11;5\n20220310 143300;11;12;9;11;5\n')
-    bars = read_bars(path, ticker='SPY', stamp='start', zone=NEW_YORK)
+    bars = read_bars(path, ComputeRv())
     np.testing.assert_array_equal(bars.time[::2], _instant(DAY, '09:30:00') + 60 * SECOND * np.arange(3) + 1)
     np.testing.assert_array_equal(bars.price, [10, 11, 11.5, 11, 11, 11])
 
@@ -293,19 +328,22 @@ def test_integer_times_are_utc_and_other_tickers_stay_out(tmp_path):
         'ticker': ['A', 'B'] * 3,
     }
     pq.write_table(pa.table(columns), tmp_path / 'bars.parquet')
-    bars = read_bars(tmp_path / 'bars.parquet', ticker='B', stamp='start', zone=NEW_YORK)
+    bars = read_bars(tmp_path / 'bars.parquet', ComputeRv(ticker='B'))
     np.testing.assert_array_equal(bars.price, [7, 7.5] * 3)
     assert bars.time[1] == _instant(DAY, '09:31:00')
     with pytest.raises(InputError, match="no bar of 'C'"):
-        read_bars(tmp_path / 'bars.parquet', ticker='C', stamp='start', zone=NEW_YORK)
+        read_bars(tmp_path / 'bars.parquet', ComputeRv(ticker='C'))
 
 
 @pytest.mark.parametrize(
     ('rows', 'message'),
     [
-        (['2022-03-10 09:30:00,1,1', '2022-03-10 09:30:00,1,1'], "column 'time', row 1: the time is not after"),
-        (['2022-03-10 09:30:00,1,1', '2022-03-10 09:31:00,0,1'], "column 'open', row 1: 0.0 is no price"),
-        (['2022-03-10 09:30:00,1,', '2022-03-10 09:31:00,1,1'], "column 'close', row 0: nan is no price"),
+        (
+            ['2022-03-10 09:30:00,1,1', '2022-03-10 09:30:00,1,1'],
+            "column 'time', row 1: the stamp is that of the bar before",
+        ),
+        (['2022-03-10 09:30:00,1,1', '2022-03-10 09:31:00,0,1'], "column 'open', row 1: 0 is no price"),
+        (['2022-03-10 09:30:00,1,', '2022-03-10 09:31:00,1,1'], "column 'close', row 0: a missing value"),
         (['2022-03-10 09:30:00,1,1'], 'one bar alone'),
     ],
 )
@@ -313,16 +351,16 @@ def test_bad_bars_are_refused_by_row(tmp_path, rows, message):
     path = tmp_path / 'bars.csv'
     path.write_text('\n'.join(['time,open,close', *rows]) + '\n')
     with pytest.raises(InputError, match=message):
-        read_bars(path, ticker='', stamp='start', zone=NEW_YORK)
+        read_bars(path, ComputeRv())
 
 
 def test_a_table_without_bars_and_broken_text_are_refused(tmp_path):
     (tmp_path / 'other.csv').write_text('day,value\n1,2\n')
-    with pytest.raises(InputError, match='no bars'):
-        read_bars(tmp_path / 'other.csv', ticker='', stamp='start', zone=NEW_YORK)
+    with pytest.raises(InputError, match='other.csv: no column is a time'):
+        read_bars(tmp_path / 'other.csv', ComputeRv())
     (tmp_path / 'ninja.csv').write_text('20220310 093000;1;1;1;1;5\n20220310 0931xx;1;1;1;1;5\n')
     with pytest.raises(InputError, match='ninja.csv'):
-        read_bars(tmp_path / 'ninja.csv', ticker='', stamp='start', zone=NEW_YORK)
+        read_bars(tmp_path / 'ninja.csv', ComputeRv())
 
 
 def test_real_spy_minutes(data_dir, tmp_path):

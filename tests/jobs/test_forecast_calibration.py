@@ -44,7 +44,7 @@ def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys, hours):
     rows = {'id': np.full(600, 'X'), 'time': time, 'target': target, 'valid': np.ones((600, 1), bool)}
     rows |= {'label_end': time[:, None] + np.timedelta64(hours, 'h'), 'horizon': np.array([hours])}
     law = Quantiles(LEVELS, np.tile(0.5 * stats.norm.ppf(LEVELS), (600, 1, 1)))
-    parts = {'train': slice(0, 200), 'valid': slice(200, 400), 'test': slice(400, 600), 'all': slice(0, 600)}
+    parts = {'train': slice(0, 200), 'valid': slice(200, 380), 'test': slice(400, 600), 'all': slice(0, 600)}
 
     class Data:
         def rows(self, split):
@@ -70,11 +70,14 @@ def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys, hours):
     forecast.run(config, tmp_path)
     kept = Calibration.read(tmp_path, 3)
     assert kept.facts['state']['until'] == str(time[-1])
-    whole = Calibration.of(method, *part('valid'), 3).apply(law, rows).values
+    fitted = Calibration.of(method, *part('valid'), 3)
+    scored, whole = (c.apply(*part('test')).values for c in (fitted, fitted.hear(*part('test'))))
+    np.testing.assert_array_equal(whole, scored)
     last = {k: v if k == 'horizon' else v[-50:] for k, v in rows.items()}
     np.testing.assert_array_equal(kept.apply(Quantiles(LEVELS, law.values[-50:]), last).values[-1], whole[-1])
 
     table = lambda name: pq.read_table(tmp_path / 'forecasts' / f'{name}.parquet')
+    np.testing.assert_array_equal(table('all')['q90'].to_numpy()[400:], np.float32(scored[:, 0, 2]))  # as is evaluated
     assert table('latest').equals(table('all').slice(599)) and 'has followed labels' not in capsys.readouterr().out
     parts['all'] = slice(0, 560)  # as it was yesterday, then 40 rows more
     weights = Weights()

@@ -68,3 +68,45 @@ def test_prompts_are_of_any_asset_at_the_path_and_each_once(tmp_path, monkeypatc
     out = capsys.readouterr().out
     assert 'such as AAPL 20' in out and 'MSFT: ' in out and '8 candles later (about 20' in out
     assert 'AAPL MSFT' in out
+
+
+def test_what_the_model_can_not_reach_is_refused_before_its_dates_are_made(tmp_path):
+    config = make_run('pretrain', tmp_path, assets=('AAPL',))
+    config.data.generate.horizon = 10**14
+    with pytest.raises(InputError, match='a context of 12 and a horizon of 100000000000000 are longer than the model'):
+        generate.run(config, tmp_path)
+
+
+@pytest.mark.parametrize('seed', [(99999999999, 3), (3, 10**30), (2**63, -1)])
+def test_seed_tokens_of_any_size_are_refused(seed, tmp_path):
+    config = load_config('configs/microchat_pretrain.py', 'tiny')
+    config.parallel.workers, config.data.generate.seed_tokens = 1, seed
+    with pytest.raises(InputError, match='is not of the 32'):
+        generate.find_prompts(config.data.open(tmp_path, config.parallel), config.data.generate)
+
+
+class Keyboard(io.StringIO):
+    """Lines, and then Ctrl-C."""
+
+    def readline(self):
+        return super().readline() or self._interrupt()
+
+    def _interrupt(self):
+        raise KeyboardInterrupt
+
+
+def test_nothing_that_is_typed_ends_a_chat_but_ctrl_c_does_quietly(tmp_path, monkeypatch, capsys):
+    config = make_run('pretrain', tmp_path)
+    monkeypatch.setattr('sys.stdin', Keyboard(f'AAPL ²\nAAPL 100000000000000\nAAPL {"9" * 5000}\nAAPL 0\nAAPL 3\n'))
+    chat.run(config, tmp_path)
+    out = capsys.readouterr().out
+    assert out.count('is not understood') == 3 and 'a horizon of 100000000000000 are longer' in out
+    assert '3 candles later' in out
+
+
+def test_a_seed_has_no_dates(tmp_path):
+    config = make_run('pretrain', tmp_path)
+    config.data.generate.seed_tokens = (3, 1, 2)
+    generate.run(config, tmp_path)
+    quantiles = pq.read_table(tmp_path / 'generated/quantiles.parquet')
+    assert set(quantiles['time'].to_pylist()) == {None} and quantiles.num_rows == 8

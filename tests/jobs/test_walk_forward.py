@@ -11,7 +11,7 @@ import pytest
 import toy
 
 from fjq.baselines import Constant
-from fjq.config import Evaluate
+from fjq.config import Evaluate, from_json
 from fjq.errors import InputError
 from fjq.jobs import walk_forward
 from fjq.studies.coverage import Coverage
@@ -112,6 +112,28 @@ def test_the_pooled_scores_are_the_means_of_the_folds(walked):
     assert folds['sentences'] == ['Horizon 1, folds of 3 in which the model is ahead: 3 of constant.']
     assert 'coverage' in found['studies']
     assert 'is ahead: 3 of constant.' in (folder / 'walk_forward' / 'report.md').read_text()
+
+
+def test_folds_of_other_data_are_refused(walked, monkeypatch):
+    """Same times, other values: the forecasts that are there are not of these targets."""
+    config, folder = walked
+    before = (folder / 'walk_forward' / 'evaluation.json').read_bytes()
+    stored = FoldedDataset.fingerprint
+    monkeypatch.setattr(FoldedDataset, 'fingerprint', lambda self: stored(self) | {'bars': 'of today'})
+    with pytest.raises(InputError, match=r'fold_0: the data changed since .*\(bars\).*--fresh'):
+        walk_forward.run(config, folder)
+    assert (folder / 'walk_forward' / 'evaluation.json').read_bytes() == before
+
+
+def test_a_fold_that_was_scored_on_other_data_than_it_was_trained_on_is_not_done(walked):
+    _, folder = walked
+    fold = folder / 'walk_forward' / 'fold_0'
+    one = from_json((fold / 'config.json').read_text())
+    assert walk_forward.is_done(one, fold)
+    found = (fold / 'evaluation.json').read_text()
+    (fold / 'evaluation.json').write_text(json.dumps(json.loads(found) | {'changed': ['bars']}))
+    assert not walk_forward.is_done(one, fold)
+    (fold / 'evaluation.json').write_text(found)
 
 
 def test_a_finished_fold_is_not_done_again(walked, capsys, monkeypatch):
