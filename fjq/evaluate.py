@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fjq import compare
-from fjq.atomic import write_atomic
+from fjq.atomic import atomic, write_atomic
 from fjq.baselines import PathBaseline, Unavailable
 from fjq.calibration import Calibration, PastErrors, choose_method
 from fjq.config import Evaluate, Experiment
@@ -204,10 +204,8 @@ def write(findings: dict[str, Any], table: pa.Table, workdir: Path) -> None:
 
 def write_forecasts(table: pa.Table, path: Path) -> None:
     """A parquet file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    with atomic(path) as part:
+        pq.write_table(table, part)
 
 
 def conclude(findings: dict[str, Any]) -> list[str]:

@@ -10,9 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from fjq.atomic import atomic
 from fjq.data import estimators
 from fjq.data.bar_files import BarFile
 from fjq.data.calendar import session_bounds
@@ -78,11 +76,14 @@ class Day(NamedTuple):
     left_out: str = ''
 
 
-def compute_rv(options: ComputeRv, parallel: Parallel) -> pa.Table:
+def compute_rv(options: ComputeRv, parallel: Parallel, ticks: TickFiles | None = None) -> pa.Table:
     """The table of daily realised volatility: date, daily_rv, n_ticks, n_returns, rv_{h}d_forward.
 
     daily_rv is annualised. A forward value is null where its window has too few days (see `forward_rv`). Days left out
     are counted and said.
+
+    Args:
+      ticks: which ticks of the files count; by default those that `TickFiles` takes of the stream.
 
     Raises:
       InputError: an unknown choice, a bad file, or no day at all.
@@ -93,7 +94,11 @@ def compute_rv(options: ComputeRv, parallel: Parallel) -> pa.Table:
             'tick_sum adds up the noise of every trade: on SPY it is 3 to 19 times the volatility. For comparison only.'
         )
     files = _list_files(options)
-    days = [day for part in run(partial(_measure_file, options), files, parallel, what='measure days') for day in part]
+    ticks = ticks or TickFiles(stream=options.stream, zone=options.zone)
+    # All of a ticker's day is read, and the session that is measured is cut from it.
+    ticks = dataclasses.replace(ticks, tickers='', session='all', on_bad_file=options.on_bad_file)
+    parts = run(partial(_measure_file, options, ticks), files, parallel, what='measure days')
+    days = [day for part in parts for day in part]
     days.sort(key=lambda day: day.date)
     kept = [day for day in days if not day.left_out]
     for before, after in zip(kept, kept[1:], strict=False):
@@ -188,12 +193,6 @@ def measure_day(prices: Prices, date: datetime.date, options: ComputeRv) -> Day:
     return Day(date, float(variance), len(time), returns, float(price[0]), float(price[-1]))
 
 
-def write_table(table: pa.Table, path: str | os.PathLike) -> None:
-    """Writes a parquet file that is there whole or not at all."""
-    with atomic(path) as part:
-        pq.write_table(table, part)
-
-
 def _list_files(options: ComputeRv) -> list[Path]:
     root = Path(options.root)
     if options.kind == 'ticks':
@@ -208,7 +207,7 @@ def _list_files(options: ComputeRv) -> list[Path]:
     return files
 
 
-def _measure_file(options: ComputeRv, path: Path) -> list[Day]:
+def _measure_file(options: ComputeRv, files: TickFiles, path: Path) -> list[Day]:
     try:
         if options.kind == 'bars':
             prices = read_bars(path, options)
@@ -217,7 +216,6 @@ def _measure_file(options: ComputeRv, path: Path) -> list[Day]:
             parts = zip(np.split(prices.time, bounds[1:]), np.split(prices.price, bounds[1:]), strict=True)
             days = dates[bounds].tolist()
             return [measure_day(Prices(*part), day, options) for part, day in zip(parts, days, strict=True)]
-        files = TickFiles(stream=options.stream, zone=options.zone, on_bad_file=options.on_bad_file)
         ticks, _ = read_day(DayFile(date_of(path.name), path), files, (options.ticker,))
         if not len(ticks.time):
             return [Day(ticks.date, left_out=f'no tick of {options.ticker}')]

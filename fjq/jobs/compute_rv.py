@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from fjq.atomic import atomic
 from fjq.config import Experiment
-from fjq.data.realized import ComputeRv, compute_rv, write_table
+from fjq.data.realized import ComputeRv, compute_rv
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.run import cache_folder
@@ -19,12 +21,14 @@ def run(config: Experiment, workdir: Path) -> None:
         raise InputError(
             f'{config.name} has no volatility to measure', column='data.rv', remedy='use a config of the TCN'
         )
+    ticks = None
     if not options.root:
         data = config.data.locate(cache_folder(config, workdir), config.parallel)
-        options = dataclasses.replace(options, root=data.root, stream=data.stream)
+        options, ticks = dataclasses.replace(options, root=data.root, stream=data.stream), data.tick_files()
     path = Path(options.out) if options.out else workdir / f'{options.ticker.lower()}_daily_rv.parquet'
-    table = compute_rv(options, config.parallel)
-    write_table(table, path)
+    table = compute_rv(options, config.parallel, ticks)
+    with atomic(path) as part:
+        pq.write_table(table, part)
     daily_rv = table['daily_rv'].to_numpy()
     first, last = (table['date'][i].as_py().date() for i in (0, -1))
     say(

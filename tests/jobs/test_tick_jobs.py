@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -82,6 +83,22 @@ def test_the_file_of_volatility_is_read_back(config, tmp_path, capsys):
     out = capsys.readouterr().out
     assert '9 days from 2022-02-01 to 2022-02-11, variance' in out
     assert f'rv_5d_forward: {targets.valid.sum()} labels' in out
+
+
+def test_labels_are_of_the_ticks_that_features_are_of(config, trades, tmp_path):
+    """Of another column of time, and without the corrections that do not count."""
+    for file in trades.rglob('*.parquet'):
+        table = pq.read_table(file)
+        names = ['participant_timestamp' if name == 'sip_timestamp' else name for name in table.column_names]
+        corrected = pa.array(np.arange(len(table)) % 3 == 0).cast(pa.int32())
+        pq.write_table(table.rename_columns(names).append_column('correction', corrected), tmp_path / file.name)
+    config.data.root, config.data.time_column = str(tmp_path), 'participant_timestamp'
+    counts = []
+    for kept in ((0,), (0, 1)):
+        config.data.keep_corrections = kept
+        compute_rv.run(config, tmp_path / 'run')
+        counts.append(sum(pq.read_table(tmp_path / 'run' / 'spy_daily_rv.parquet')['n_ticks'].to_pylist()))
+    assert 0.6 < counts[0] / counts[1] < 0.7
 
 
 def test_an_own_folder_and_file_are_used(config, trades, tmp_path):
