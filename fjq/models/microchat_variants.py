@@ -15,7 +15,7 @@ MUON_RULES = (r'^h/.*kernel$=1', r'.*=0')
 
 
 def apply_variants(config: Experiment, variant: str) -> Experiment:
-    """Applies comma-separated variants in the order given.
+    """Applies comma-separated variants, whatever their order: data and sizes, then what a model is.
 
     `compat` is the original's model, rates, rows and updates; `readme` the larger one of its README; `learned` takes
     the tokens of configs/microchat_tokenizer.py; `muon` orthogonalises the updates of the blocks; `simulated`,
@@ -110,11 +110,11 @@ def _tiny(config: Experiment) -> None:
 
 
 _VARIANTS = {
+    'simulated': _simulated,
+    'planted': _planted,
+    'tiny': _tiny,
     'compat': _compat,
     'readme': _readme,
     'learned': _learned,
     'muon': _muon,
-    'simulated': _simulated,
-    'planted': _planted,
-    'tiny': _tiny,
 }
