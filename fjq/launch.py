@@ -98,8 +98,7 @@ def _run() -> int:
     file = Path(config_flags.get_config_filename(flags.FLAGS['config']))
     workdir = Path(WORKDIR.value or (file.parent if file.name == RUN_CONFIG else f'runs/{config.name}'))
     if FRESH.value:
-        if first:
-            job.start_over(workdir)
+        job.start_over(config, workdir)
         mesh.wait_for_all('the run folder is empty')
     try:
         with run.given(config_flags.get_override_values(flags.FLAGS['config'])):
@@ -113,7 +112,7 @@ def _run() -> int:
 
 def find_job(name: str) -> ModuleType:
     """fjq/jobs/NAME.py with its `run(config, workdir)`; InputError with the nearest name where there is none. A job
-    that can start over (--fresh) has `start_over(workdir)`, which removes what it made before."""
+    that can start over (--fresh) has `start_over(config, workdir)`, which removes what it made before."""
     names = list_jobs()
     if name not in names:
         raise InputError(f'there is no job {name!r}', file='--job', remedy=nearest(name, names))

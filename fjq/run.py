@@ -242,7 +242,7 @@ def check_bound(task: Task, dataset: Dataset, manifest: dict[str, Any], folder: 
             )
 
 
-def start_over(workdir: Path) -> None:
+def clear(workdir: Path) -> None:
     """Removes what a run and its jobs left in a folder, whatever it is called. What stays is what training begins with
     (the cache, and what else the run's config names inside the folder), and other runs.
 

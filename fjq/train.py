@@ -58,11 +58,20 @@ def train(config: Experiment, workdir: Path) -> dict[str, float]:
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(workdir))
-        task: Task = config.task.build()
-        check_settings(config, task)
-        dataset = _open_data(config, workdir)
-        check_fit(task, dataset, *([Path(config.init_from)] if config.init_from else []))
-        return _Loop(config, workdir, task, dataset, stack).run()
+        return _Loop(config, workdir, *open_training(config, workdir), stack).run()
+
+
+def open_training(config: Experiment, workdir: Path) -> tuple[Task, Dataset]:
+    """The model and the data of a training, which fit each other and the weights that it starts from.
+
+    Raises:
+      InputError: what would stop the training before its first update.
+    """
+    task = config.task.build()
+    check_settings(config, task)
+    dataset = _open_data(config, workdir)
+    check_fit(task, dataset, *([Path(config.init_from)] if config.init_from else []))
+    return task, dataset
 
 
 class _Loop:

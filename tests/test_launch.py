@@ -135,7 +135,7 @@ def test_a_job_that_trains_nothing_can_not_start_over(run_of_another, capsys, jo
 def test_a_job_that_trains_starts_over_in_its_own_way(monkeypatch, tmp_path):
     done = []
     job = SimpleNamespace(
-        run=lambda config, workdir: done.append('run'), start_over=lambda workdir: done.append(workdir)
+        run=lambda config, workdir: done.append('run'), start_over=lambda config, workdir: done.append(workdir)
     )
     monkeypatch.setattr(launch, 'find_job', lambda name: job)
     for flags in ([], ['--fresh']):

@@ -11,7 +11,7 @@ from toy_run import HERE
 
 from fjq import launch, run
 from fjq import train as loop
-from fjq.config import to_json
+from fjq.config import Experiment, to_json
 from fjq.errors import InputError
 from fjq.jobs import walk_forward
 from fjq.launch import load_config
@@ -49,7 +49,7 @@ def test_nothing_that_was_made_of_the_old_weights_stays(folder):
     write(folder, 'cache/ticks-1/manifest.json', 'generated/X.png', 'decoded/X.csv', 'tokenizer/card.md')
     write(folder, 'tokens.npz', 'analysis.json', 'latest.parquet', 'of_no_job_so_far', 'by/nobody/yet.bin', '.part')
     (folder / 'link').symlink_to(folder.parent)
-    run.start_over(folder)
+    run.clear(folder)
     assert names(folder) == {'.lock', 'cache/ticks-1/manifest.json'} and len(list(folder.iterdir())) == 2
     assert train(experiment(train__steps=5), folder)
 
@@ -62,7 +62,7 @@ def test_inputs_that_lie_in_the_folder_stay(trained, tmp_path, monkeypatch):
     folder = tmp_path / 'run'
     write(folder, 'config.json', text=to_json(config))
     write(folder, 'top_stocks.txt', 'in/ticks/2022-02-01.parquet', 'frames/x/day.json', 'other_stocks.txt')
-    run.start_over(folder)
+    run.clear(folder)
     assert names(folder) == {'.lock', 'top_stocks.txt', 'in/ticks/2022-02-01.parquet', 'frames/x/day.json'}
 
 
@@ -73,7 +73,7 @@ def test_other_runs_inside_stay(folder, trained, facts):
     shutil.copytree(trained, folder / 'stages' / 'sft')
     write(folder, 'walk_forward/fold_0/.lock', 'walk_forward/report.html', 'generated/X.png')
     kept = {name for name in names(folder) if name.startswith(('stages/', 'walk_forward/'))}
-    run.start_over(folder)
+    run.clear(folder)
     assert names(folder) == kept | {'.lock'} and len(kept) > 10
 
 
@@ -88,10 +88,10 @@ def test_a_removal_that_is_killed_can_be_gone_on_with(folder, monkeypatch):
 
     monkeypatch.setattr(shutil, 'rmtree', die)
     with pytest.raises(KeyboardInterrupt):
-        run.start_over(folder)
+        run.clear(folder)
     monkeypatch.undo()
     assert len(names(folder)) > 3
-    run.start_over(folder)
+    run.clear(folder)
     assert names(folder) == {'.lock'}
 
 
@@ -104,10 +104,10 @@ def test_what_a_killed_start_leaves_is_no_obstacle(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(experiment(), tmp_path)
     assert (tmp_path / 'checkpoints').is_dir()
-    run.start_over(tmp_path)
+    run.clear(tmp_path)
     assert names(tmp_path) == {'.lock', 'cache/x'}
-    run.start_over(tmp_path)
-    run.start_over(tmp_path / 'new')
+    run.clear(tmp_path)
+    run.clear(tmp_path / 'new')
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_a_killed_start_leaves_is_no_obstacle(tmp_path, monkeypatch):
 def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path, files, text, named):
     write(tmp_path, *files, text=text)
     with pytest.raises(InputError, match=f'is no run folder.*it holds {named}. Leave --fresh out'):
-        run.start_over(tmp_path)
+        run.clear(tmp_path)
     assert names(tmp_path) == set(files)
 
 
@@ -130,19 +130,31 @@ def test_a_home_or_a_project_in_which_a_run_was_made_is_refused(folder):
     write(folder, '.git/HEAD', 'src/main.c')
     before = names(folder)
     with pytest.raises(InputError, match=r'it holds \.git'):
-        run.start_over(folder)
+        run.clear(folder)
     assert names(folder) == before
+
+
+@pytest.mark.parametrize('flag', ['--config.train.steps=0', '--config.train.steps=1'])
+def test_a_training_that_can_not_begin_removes_nothing(tmp_path, flag, capsys):
+    config = HERE / 'toy_config.py'
+    assert command.run(f'--config={config}', f'--workdir={tmp_path}', '--config.train.steps=4') == 0
+    before = names(tmp_path)
+    assert command.run(f'--config={config}', f'--workdir={tmp_path}', '--fresh', flag) == 2
+    assert names(tmp_path) == before
+
+
+FOLDED = Experiment(name='folded', task=None, data=SimpleNamespace(folds=2))
 
 
 def test_walking_forward_anew_leaves_the_training_run(folder):
     write(folder, 'walk_forward/fold_0/checkpoints/1/x', 'walk_forward/report.html', 'cache/x')
     rest = {name for name in names(folder) if not name.startswith('walk_forward')}
     with run.lock(folder / 'walk_forward' / 'fold_0'), pytest.raises(InputError, match='another run is at work'):
-        walk_forward.start_over(folder)
+        walk_forward.start_over(FOLDED, folder)
     with run.lock(folder), pytest.raises(InputError, match='another run is at work'):
-        walk_forward.start_over(folder)
+        walk_forward.start_over(FOLDED, folder)
     assert (folder / 'walk_forward' / 'fold_0' / 'checkpoints' / '1' / 'x').is_file()
-    walk_forward.start_over(folder)
+    walk_forward.start_over(FOLDED, folder)
     assert names(folder) == rest and not (folder / 'walk_forward').exists()
 
 

@@ -499,7 +499,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     with run.lock(tmp_path), pytest.raises(InputError, match='another run is at work'):
         train(experiment(), tmp_path)
     with run.lock(tmp_path), pytest.raises(InputError, match='another run is at work'):
-        run.start_over(tmp_path)
+        run.clear(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -7,9 +7,8 @@ import jax
 from fjq.checkpoint import best_step
 from fjq.config import Experiment
 from fjq.log import say
-from fjq.run import open_data
-from fjq.run import start_over as start_over  # what --fresh does
-from fjq.train import train
+from fjq.run import clear, open_data
+from fjq.train import open_training, train
 from fjq.trained import Trained
 
 
@@ -27,3 +26,10 @@ def run(config: Experiment, workdir: Path) -> None:
     if figures:
         say('validation: ' + ', '.join(f'{k} {v:.6g}' for k, v in figures.items()))
     say(f'the run is in {workdir}; --job=evaluate scores it beside its baselines, --job=export writes its weights')
+
+
+def start_over(config: Experiment, workdir: Path) -> None:
+    """Empties the run folder, once it is known that training can begin."""
+    open_training(config, workdir)
+    if jax.process_index() == 0:
+        clear(workdir)

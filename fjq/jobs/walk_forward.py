@@ -34,10 +34,7 @@ def run(config: Experiment, workdir: Path) -> None:
     Raises:
       InputError: the data have no folds, or changed since one was trained.
     """
-    if getattr(config.data, 'folds', 0) < 2:
-        raise InputError(
-            'the data are not cut into folds', column='data.folds', remedy='use data with 2 or more of them'
-        )
+    check_folds(config)
     folder = Path(workdir) / FOLDER
     runs, datasets = [], []
     for fold in range(config.data.folds):
@@ -69,8 +66,17 @@ def run(config: Experiment, workdir: Path) -> None:
         say(path)
 
 
-def start_over(workdir: Path) -> None:
+def check_folds(config: Experiment) -> None:
+    """Raises InputError where there are none."""
+    if getattr(config.data, 'folds', 0) < 2:
+        raise InputError(
+            'the data are not cut into folds', column='data.folds', remedy='use data with 2 or more of them'
+        )
+
+
+def start_over(config: Experiment, workdir: Path) -> None:
     """Removes the folds and what was made of them; the training run beside them stays."""
+    check_folds(config)
     folder = Path(workdir) / FOLDER
     with contextlib.ExitStack() as held:
         for run_ in (Path(workdir), *folder.glob('fold_*')):

@@ -6,7 +6,7 @@ import command
 import numpy as np
 from test_bad_input import DAYS
 
-from fjq.run import start_over
+from fjq.run import clear
 
 
 def vectors(run) -> dict[str, np.ndarray]:
@@ -48,5 +48,5 @@ def test_fresh_leaves_nothing_that_was_made_of_the_old_weights(tmp_path):
     for folder in ('embeddings/3', 'report', 'forecasts', 'cache'):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / 'manifest.json').write_text('{"seed": 0, "data": {}}')
-    start_over(tmp_path)
+    clear(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {'cache', '.lock'}

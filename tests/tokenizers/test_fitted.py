@@ -11,7 +11,7 @@ from fjq.errors import InputError
 from fjq.jobs import generate
 from fjq.keys import make_key
 from fjq.launch import load_config
-from fjq.run import read_manifest, start_over
+from fjq.run import clear, read_manifest
 from fjq.tokenizers import Bins, load
 from fjq.train import train
 from fjq.trained import Trained
@@ -148,5 +148,5 @@ def test_a_run_that_goes_on_writes_it_again_and_one_that_starts_over_has_none(ru
     shutil.rmtree(run / 'fitted', ignore_errors=True)
     train(config, run)
     assert load(run / 'fitted').fitted_until < config.data.split.starts()[0]
-    start_over(run)
+    clear(run)
     assert not (run / 'fitted').exists()
