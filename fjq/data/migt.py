@@ -36,7 +36,7 @@ class MigtData(BarFile):
     across_breaks: bool = True  # whether targets may span a break of more than half an hour
     scale: str = 'seasonal'  # that quantiles are units of: fitted on training rows (fjq.data.bar_scale), or 'ewma'
     decay: float = 0.97  # of the EWMA volatility, a bar
-    stride: int = 1  # bars of the clock between rows of training and scoring; every bar is forecast
+    stride: int = 1  # bars of the clock between rows of training and scoring; every bar with a window is forecast
     sampling: str = 'uniform'  # of training rows: each once an epoch, or in proportion to the 'uniqueness' of its label
     batch_rows: int = 128
     fold: int = -1  # of a walk forward, from 0; -1 = the split by dates

@@ -23,6 +23,7 @@ from fjq.task import Dataset
 from fjq.train import train
 
 FOLDER = 'walk_forward'
+SCORES = 'evaluation.json'
 
 
 def run(config: Experiment, workdir: Path) -> None:
@@ -47,12 +48,13 @@ def run(config: Experiment, workdir: Path) -> None:
         runs.append(folder / f'fold_{fold}')
         if not is_done(one, runs[-1]):
             say(f'fold {fold} of {config.data.folds}')
+            (runs[-1] / SCORES).unlink(missing_ok=True)  # of another config, should this be killed before it is scored
             train(one, runs[-1])
             evaluate.run(one, runs[-1])
         datasets.append(one.data.open(cache_folder(one, workdir), one.parallel))
         check_unchanged(runs[-1], datasets[-1])  # whose targets its forecasts are joined with
         say(f'fold {fold} is done')
-    found = [json.loads((r / 'evaluation.json').read_text()) for r in runs]
+    found = [json.loads((r / SCORES).read_text()) for r in runs]
     pooled = pool_folds(one, runs, datasets, found)
     # Training rows and history are those of the first fold: no reference may know a block that is scored.
     findings, table = judge(one, None, datasets[0], pooled)
@@ -87,7 +89,7 @@ def start_over(config: Experiment, workdir: Path) -> None:
 
 def is_done(config: Experiment, folder: Path) -> bool:
     """Whether a fold was trained and scored with this config, and scored on the data of its training."""
-    scored, trained = folder / 'evaluation.json', folder / 'config.json'
+    scored, trained = folder / SCORES, folder / 'config.json'
     if not (scored.is_file() and trained.is_file()):
         return False
     return from_json(trained.read_text()) == config and not json.loads(scored.read_text()).get('changed')
