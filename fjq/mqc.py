@@ -142,7 +142,7 @@ def translate(name: str, asked: dict[str, str], rest: list[str]) -> list[list[st
     fresh = ['--fresh'] if 'fresh' in asked else []
     if name == 'examples':
         base = [f'--config={find_config("pretrain")}:tiny', f'--workdir={asked.get("out", "runs/examples")}', *rest]
-        jobs = ('validate', 'analyze', 'train', 'evaluate', 'generate', 'report')
+        jobs = ('validate', 'train', 'analyze', 'evaluate', 'generate', 'report')  # --fresh empties the folder
         return [[*base, f'--job={job}', *(fresh if job == 'train' else [])] for job in jobs]
     if fresh and 'bins' in asked:
         raise InputError('bins are not trained', file='--fresh', remedy='leave it out, or tokenize without --bins')

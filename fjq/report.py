@@ -15,6 +15,7 @@ from fjq.atomic import write_atomic
 from fjq.errors import InputError
 from fjq.evaluate import conclude, is_known
 from fjq.lineage import Link, find_pages
+from fjq.run import read_manifest
 from fjq.scores import LEVELS_OF_COVERAGE
 from fjq.studies import Chart
 
@@ -78,7 +79,7 @@ def write_blocks(blocks: Sequence[Block], stem: Path) -> tuple[Path, Path]:
 
 def collect(workdir: Path) -> Iterator[Block]:
     """The blocks of the page, from the files of the run folder."""
-    manifest = json.loads((workdir / 'manifest.json').read_text())
+    manifest = read_manifest(workdir)
     config = json.loads((workdir / 'config.json').read_text())
     yield Heading(config['name'])
     failure = workdir / 'failure.json'

@@ -90,9 +90,16 @@ def read_config(workdir: Path) -> Experiment:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run, or of the run that saved weights come from; {} where there is none."""
-    paths = (Path(folder) / name for name in ('manifest.json', ORIGIN))
-    return next((json.loads(path.read_text()) for path in paths if path.is_file()), {})
+    """The manifest of a run, or of the run that saved weights come from; {} where there is none.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    path = next((p for name in ('manifest.json', ORIGIN) if (p := Path(folder) / name).is_file()), None)
+    try:
+        return json.loads(path.read_bytes()) if path else {}
+    except ValueError as e:
+        raise InputError(f'the file is damaged ({e})', file=path, remedy='restore it, or train again') from e
 
 
 @contextlib.contextmanager
@@ -242,13 +249,9 @@ def check_bound(task: Task, dataset: Dataset, manifest: dict[str, Any], folder: 
             )
 
 
-def clear(workdir: Path) -> None:
-    """Removes what a run and its jobs left in a folder, whatever it is called. What stays is what training begins with
-    (the cache, and what else the run's config names inside the folder), and other runs.
-
-    Raises:
-      InputError: the folder is no run's, or holds more than a run; or its run is at work. Nothing is removed.
-    """
+def check_clear(workdir: Path, *configs: Experiment) -> None:
+    """Raises InputError where a folder is no run's, or holds more than a run, or what a config's training is to begin
+    with."""
     workdir = Path(workdir).resolve()
     if alien := _find_alien(workdir):
         raise InputError(
@@ -256,8 +259,23 @@ def clear(workdir: Path) -> None:
             file=workdir,
             remedy='leave --fresh out, or choose another --workdir',
         )
+    if any(c.init_from and Path(c.init_from).resolve() == workdir for c in configs):
+        raise InputError(
+            'training is to begin with the weights of this run', file=workdir, remedy='choose another --workdir'
+        )
+
+
+def clear(workdir: Path, *configs: Experiment) -> None:
+    """Removes what a run and its jobs left in a folder, whatever it is called. What stays is what training begins with
+    (the cache, and what else the run's config or `configs` name inside the folder), and other runs.
+
+    Raises:
+      InputError: as `check_clear`, or the run is at work. Nothing is removed.
+    """
+    workdir = Path(workdir).resolve()
+    check_clear(workdir, *configs)
     with lock(workdir):
-        kept = [workdir / 'cache', workdir / '.lock', *_find_inputs(workdir)]
+        kept = [workdir / 'cache', workdir / '.lock', *_find_inputs(workdir, configs)]
         # The facts go last: where this is killed, the folder is still known to be a run's.
         for path in sorted(workdir.iterdir(), key=lambda p: (p.name in _FACTS, p)):
             if any(k.is_relative_to(path) for k in kept):
@@ -288,13 +306,12 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _find_inputs(workdir: Path) -> list[Path]:
-    """Paths inside a run folder that its config names: lists that a job made of the data, say, or a cache."""
-    try:
-        leaves = jax.tree.leaves(json.loads((workdir / 'config.json').read_text()))
-    except (OSError, ValueError):
-        return []
-    paths = [Path(leaf).resolve() for leaf in leaves if isinstance(leaf, str) and leaf]
+def _find_inputs(workdir: Path, configs: Collection[Experiment]) -> list[Path]:
+    """Paths inside a run folder that its config or others name: lists that a job made of the data, say, or a cache."""
+    known = [to_dict(c) for c in configs]
+    with contextlib.suppress(OSError, ValueError):
+        known.append(json.loads((workdir / 'config.json').read_text()))
+    paths = [Path(leaf).resolve() for leaf in jax.tree.leaves(known) if isinstance(leaf, str) and leaf]
     return [p for p in paths if workdir in p.parents]
 
 

@@ -171,6 +171,11 @@ def test_fresh_goes_to_the_trainings(monkeypatch):
     assert '--fresh' not in only('train')
 
 
+def test_no_example_writes_before_the_one_that_starts_over():
+    jobs = [word.removeprefix('--job=') for words in translated('examples') for word in words if word[:5] == '--job']
+    assert set(jobs[: jobs.index('train')]) <= {'validate'} and 'analyze' in jobs
+
+
 def test_every_example_has_the_fields_of_the_config_that_they_share():
     for words in translated('examples', '--config.task.paths=8'):
         assert fields(words[1:]) == {'task.paths': '8'}

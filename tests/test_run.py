@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import command
 import pytest
-from toy import experiment
+from toy import ToyData, experiment
 from toy_run import HERE
 
 from fjq import launch, run
 from fjq import train as loop
 from fjq.config import Experiment, to_json
 from fjq.errors import InputError
+from fjq.jobs import train as train_job
 from fjq.jobs import walk_forward
 from fjq.launch import load_config
 from fjq.train import train
@@ -62,8 +63,37 @@ def test_inputs_that_lie_in_the_folder_stay(trained, tmp_path, monkeypatch):
     folder = tmp_path / 'run'
     write(folder, 'config.json', text=to_json(config))
     write(folder, 'top_stocks.txt', 'in/ticks/2022-02-01.parquet', 'frames/x/day.json', 'other_stocks.txt')
-    run.clear(folder)
-    assert names(folder) == {'.lock', 'top_stocks.txt', 'in/ticks/2022-02-01.parquet', 'frames/x/day.json'}
+    config.data.tickers = 'run/new_stocks.txt'  # made for the training to come
+    write(folder, 'new_stocks.txt')
+    run.clear(folder, config)
+    kept = {'top_stocks.txt', 'new_stocks.txt', 'in/ticks/2022-02-01.parquet', 'frames/x/day.json'}
+    assert names(folder) == kept | {'.lock'}
+
+
+def test_a_run_does_not_remove_the_weights_that_it_is_to_begin_with(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    before = names(folder)
+    with pytest.raises(InputError, match='is to begin with the weights of this run'):
+        train_job.start_over(experiment(init_from='run'), folder)
+    assert names(folder) == before
+
+
+def test_a_folder_of_other_things_is_refused_before_the_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyData, 'open', lambda *_: pytest.fail('the data were opened'))
+    write(tmp_path, 'thesis.tex')
+    with pytest.raises(InputError, match='it holds thesis.tex'):
+        train_job.start_over(experiment(), tmp_path)
+    assert names(tmp_path) == {'thesis.tex'}
+
+
+def test_a_damaged_manifest_is_one_line(tmp_path):
+    folder = tmp_path / 'run'
+    whole = b'{"data": {"bars": "x"}}'
+    for damaged in (whole[:-3], bytes([whole[0] ^ 128]) + whole[1:]):
+        folder.mkdir(exist_ok=True)
+        (folder / 'manifest.json').write_bytes(damaged)
+        with pytest.raises(InputError, match='manifest.json: the file is damaged'):
+            run.changes_since_training(folder, {})
 
 
 @pytest.mark.parametrize('facts', ['config.json', 'manifest.json'])

@@ -7,7 +7,7 @@ import jax
 from fjq.checkpoint import best_step
 from fjq.config import Experiment
 from fjq.log import say
-from fjq.run import clear, open_data
+from fjq.run import check_clear, clear, open_data
 from fjq.train import open_training, train
 from fjq.trained import Trained
 
@@ -29,7 +29,8 @@ def run(config: Experiment, workdir: Path) -> None:
 
 
 def start_over(config: Experiment, workdir: Path) -> None:
-    """Empties the run folder, once it is known that training can begin."""
+    """Empties the run folder, once it is known that it may be and that training can begin."""
+    check_clear(workdir, config)  # before the data are read, which may take hours
     open_training(config, workdir)
     if jax.process_index() == 0:
-        clear(workdir)
+        clear(workdir, config)
