@@ -57,14 +57,19 @@ class Trained:
         self._embed = jax.jit(self.task.embed) if hasattr(self.task, 'embed') else None
 
     @classmethod
-    def load(cls, path: str | Path) -> 'Trained':
+    def load(cls, path: str | Path, task: Any = None) -> 'Trained':
         """Reads a run folder or a folder that `save` wrote.
+
+        Args:
+          task: the config of the model, as `fjq.run.adopt_task` gives it; that of the training where it is None.
 
         Raises:
           InputError: neither is there, or the weights are not of the config's model.
         """
         path = Path(path)
         config = read_config(path)
+        if task is not None:
+            config.task = task
         if not (path / WEIGHTS).is_file():
             weights = read_params(path)
             found = Calibration.read(path, weights.step)

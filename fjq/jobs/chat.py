@@ -27,7 +27,7 @@ def run(config: Experiment, workdir: Path) -> None:
     """Reads stdin to its end, or to Ctrl-C. What is typed wrong is said in a line, and the loop goes on."""
     config = adopt_task(config, workdir)
     dataset, options = open_data(config, workdir), read_options(config)
-    trained, samplers = Trained.load(workdir), {}
+    trained, samplers = Trained.load(workdir, config.task), {}
     names = [a.candles.id for a in (*dataset.assets, *dataset.every)]
     names = list(dict.fromkeys(names))  # those of the run first
     say(HELP.format(asset=names[0]))

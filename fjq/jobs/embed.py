@@ -26,7 +26,7 @@ def run(config: Experiment, workdir: Path) -> None:
     that they were made by other weights or of other data: then all are made again.
     """
     config = adopt_task(config, workdir)
-    trained = Trained.load(workdir)
+    trained = Trained.load(workdir, config.task)
     if not hasattr(trained.task, 'embed'):
         raise InputError(f'{config.name} makes no embeddings')
     dataset = open_data(config, workdir)

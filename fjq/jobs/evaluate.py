@@ -14,7 +14,7 @@ def run(config: Experiment, workdir: Path) -> None:
     config = adopt_task(config, workdir)
     check_evaluate(config.evaluate)
     dataset = open_data(config, workdir)
-    trained = Trained.load(workdir)
+    trained = Trained.load(workdir, config.task)
     findings, table = evaluate(config, trained, dataset)
     findings['changed'] = changes_since_training(workdir, dataset.fingerprint())
     write(findings, table, workdir)

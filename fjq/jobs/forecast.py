@@ -32,7 +32,7 @@ def run(config: Experiment, workdir: Path) -> None:
     model's own mean and null quantiles.
     """
     config = adopt_task(config, workdir)
-    trained = Trained.load(workdir)
+    trained = Trained.load(workdir, config.task)
     dataset = open_data(config, workdir)
     folder, whole = workdir / 'forecasts', dataset.rows('all')
     newest = find_newest(whole)

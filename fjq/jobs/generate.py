@@ -71,7 +71,7 @@ def run(config: Experiment, workdir: Path) -> None:
     config = adopt_task(config, workdir)
     dataset = open_data(config, workdir)
     options = read_options(config)
-    trained = Trained.load(workdir)
+    trained = Trained.load(workdir, config.task)
     prompts = find_prompts(dataset, options)
     everyone = continue_prompts(make_sampler(trained, options), dataset, prompts, config.seed)
     folder = workdir / 'generated'

@@ -65,7 +65,7 @@ def open_tokenizer(config: Experiment, workdir: Path) -> tuple[Tokenizer, list[C
         raise InputError(f'{config.name} has no tokens', column='data', remedy='use a config of the micro quant chat')
     config = adopt_task(config, workdir)
     windows: CandleWindows = open_data(config, workdir)
-    return make_tokenizer(Trained.load(workdir), windows.candles, windows.in_train), windows.candles
+    return make_tokenizer(Trained.load(workdir, config.task), windows.candles, windows.in_train), windows.candles
 
 
 def name_parts(config: Experiment, candles: list[Candles]) -> list[np.ndarray]:

@@ -64,7 +64,7 @@ def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys, hours):
     monkeypatch.setattr(forecast, 'adopt_task', lambda config, workdir: config)
     monkeypatch.setattr(forecast, 'open_data', lambda config, workdir: Data())
     monkeypatch.setattr(forecast, 'changes_since_training', lambda workdir, fingerprint: [])
-    monkeypatch.setattr(forecast.Trained, 'load', lambda workdir: Weights())
+    monkeypatch.setattr(forecast.Trained, 'load', lambda workdir, task: Weights())
     method = AdaptiveConformal(levels=LEVELS, rate=0.05)
     config = Experiment(name='m', task=None, data=None, evaluate=Evaluate(calibration=method, levels=LEVELS))
     forecast.run(config, tmp_path)
@@ -81,7 +81,7 @@ def test_what_it_heard_of_labels_is_kept(tmp_path, monkeypatch, capsys, hours):
     assert table('latest').equals(table('all').slice(599)) and 'has followed labels' not in capsys.readouterr().out
     parts['all'] = slice(0, 560)  # as it was yesterday, then 40 rows more
     weights = Weights()
-    monkeypatch.setattr(forecast.Trained, 'load', lambda workdir: weights)
+    monkeypatch.setattr(forecast.Trained, 'load', lambda workdir, task: weights)
     forecast.run(config, tmp_path)
     parts['all'], weights.calibration = slice(0, 600), Calibration.read(tmp_path, 3)
     written = (tmp_path / 'calibration.json').read_text(), (tmp_path / 'forecasts' / 'all.parquet').read_bytes()
