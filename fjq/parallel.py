@@ -1,6 +1,5 @@
 """One map over many processes: on this machine with joblib, or on a Dask cluster."""
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -72,18 +71,9 @@ def _call(fn: Callable[[Item], Result], folder: str, i: int, item: Item) -> tupl
     return i, fn(item)
 
 
-@contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started inside never hear Ctrl-C: this one does, afterwards, and ends them.
-
-    A terminal sends it to all of a group. A worker that heard it could leave half an answer in the pipe to this
-    process, which would then wait for the rest.
-    """
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+def _ignore_ctrl_c() -> None:
+    """A terminal sends it to all of a group: this process ends its workers, which would answer with the interrupt."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_local(fn, items: list, workers: int, what: str) -> Iterator[tuple[int, Any]]:
@@ -96,8 +86,8 @@ def _run_local(fn, items: list, workers: int, what: str) -> Iterator[tuple[int, 
         pairs = None
         try:
             # A worker may die while the first items are still being handed out, inside this call.
-            with _deaf_to_ctrl_c():
-                pairs = joblib.Parallel(n_jobs=workers, return_as='generator_unordered')(calls)
+            map_ = joblib.Parallel(n_jobs=workers, return_as='generator_unordered', initializer=_ignore_ctrl_c)
+            pairs = map_(calls)
             for i, result in pairs:
                 waiting.remove(i)
                 yield i, result
