@@ -12,7 +12,7 @@ Score: bits a token of the future on the test span beside Markov chains, and CRP
 import os
 
 from fjq.config import Evaluate, Experiment, Optim, Train
-from fjq.data.tokens import TokenData
+from fjq.data.tokens.data import TokenData
 from fjq.data.windows import Split
 from fjq.models.microchat import Microchat
 from fjq.models.microchat_variants import BASELINES, STUDIES, apply_variants

@@ -12,7 +12,7 @@ Score: as in stage 1; validation also samples paths and counts tokens that came 
 import os
 
 from fjq.config import Evaluate, Experiment, Optim, Train
-from fjq.data.tokens import TokenData
+from fjq.data.tokens.data import TokenData
 from fjq.data.windows import Split
 from fjq.models.microchat import Microchat
 from fjq.models.microchat_variants import BASELINES, STUDIES, apply_variants

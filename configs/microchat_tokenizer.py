@@ -13,7 +13,7 @@ import os
 
 from fjq.baselines import Constant
 from fjq.config import Evaluate, Experiment, Optim, Train
-from fjq.data.candle_windows import CandleWindowData
+from fjq.data.candles.windows import CandleWindowData
 from fjq.data.windows import Split
 from fjq.models.candle_autoencoder import CandleAutoencoder
 from fjq.models.candle_variants import apply_variants

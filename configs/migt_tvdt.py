@@ -6,16 +6,16 @@
 
 Variants, joined by commas in any order: compat (the original's function), lowmem, and one of the data simulated, tiny,
 nq and cn (public bars).
-Data: $FJQ_DATA/bars/NQ.parquet, bars of 1 or 5 minutes of any vendor that fjq.data.bar_files knows.
+Data: $FJQ_DATA/bars/NQ.parquet, bars of 1 or 5 minutes of any vendor that fjq.data.bars.files knows.
 Score to beat: the empirical quantiles scaled by EWMA volatility, which beat the original's published model. A fresh
-model is quantiles in units of a better volatility (fjq.data.bar_scale; data.scale='ewma' for the plain one).
+model is quantiles in units of a better volatility (fjq.data.bars.scale; data.scale='ewma' for the plain one).
 """
 
 import os
 
 from fjq.calibration import AdaptiveConformal
 from fjq.config import Evaluate, Experiment, Optim, Train
-from fjq.data.migt import MigtData
+from fjq.data.bars.migt import MigtData
 from fjq.data.windows import Split
 from fjq.models.migt import Migt
 from fjq.models.migt_variants import BASELINES, STUDIES, apply_variants

@@ -14,7 +14,7 @@ Score to beat: the persistence of realised volatility, which beats the original'
 import os
 
 from fjq.config import Evaluate, Experiment, Optim, Train
-from fjq.data.tcn import TcnData
+from fjq.data.ticks.tcn import TcnData
 from fjq.data.windows import Split
 from fjq.models.tcn import Tcn
 from fjq.models.tcn_variants import BASELINES, apply_variants

@@ -84,7 +84,7 @@ def _run() -> int:
         )
     import jax
 
-    from fjq import heap, mesh, run
+    from fjq import adopt, heap, mesh, signals
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
     use_compile_cache()
@@ -101,9 +101,9 @@ def _run() -> int:
         job.start_over(config, workdir)
         mesh.wait_for_all('the run folder is empty')
     try:
-        with run.given(config_flags.get_override_values(flags.FLAGS['config'])):
+        with adopt.given(config_flags.get_override_values(flags.FLAGS['config'])):
             job.run(config, workdir)
-    except run.Interrupted as e:
+    except signals.Interrupted as e:
         if first:
             print(f'fjq: {e}', file=sys.stderr)
         return e.exit_code

@@ -17,28 +17,20 @@ import jax
 import jax.numpy as jnp
 
 from fjq import log
+from fjq.adopt import check_resumed
 from fjq.atomic import write_atomic
-from fjq.checkpoint import Checkpoints, read_params
+from fjq.checkpoint import Checkpoints
 from fjq.clock import Clock, count_compiles
 from fjq.config import Experiment, to_dict
 from fjq.errors import InputError
 from fjq.feed import make_gather, prefetch, read_batches
+from fjq.fit import check_figure, check_fit, check_settings
 from fjq.keys import make_key
 from fjq.mesh import Vote, count_micro_batches, make_mesh, put_batch, shard_state, this_shard, wait_for_all
 from fjq.optim import make_optimizer, make_schedule
-from fjq.paths import flatten, path_of
-from fjq.run import (
-    FITTED,
-    Interrupted,
-    cache_folder,
-    catch_signals,
-    check_figure,
-    check_fit,
-    check_resumed,
-    check_settings,
-    lock,
-    write_facts,
-)
+from fjq.run import FITTED, cache_folder, lock, write_facts
+from fjq.signals import Interrupted, catch_signals
+from fjq.start import begin, load_initial
 from fjq.step import best_params, init_state, make_eval_step, make_train_step
 from fjq.task import Batch, Dataset, Shard, Task
 
@@ -115,7 +107,7 @@ class _Loop:
         else:
             self.step, self.state = 0, jax.jit(init, out_shardings=shardings)(key)
             if config.init_from:
-                self.state = _load_initial(self.state, Path(config.init_from), like)
+                self.state = load_initial(self.state, Path(config.init_from), like)
             self.state = jax.device_put(begin(task, self.state, dataset), shardings)
         self.writer = log.Writer(workdir)
         stack.callback(self.writer.close)
@@ -311,19 +303,6 @@ class _Loop:
         return False
 
 
-def begin(task: Task, state: dict, dataset: Dataset) -> dict:
-    """The state with what the data or loaded weights decide before the first update."""
-    if not hasattr(task, 'begin'):
-        return state
-    params, extra = task.begin(state['params'], state['extra'], dataset)
-    for name, old, new in (('params', state['params'], params), ('extra', state['extra'], extra)):
-        shapes = [jax.tree.map(lambda x: (jnp.shape(x), jnp.asarray(x).dtype), tree) for tree in (old, new)]
-        if shapes[0] != shapes[1]:
-            raise TypeError(f'begin() gives {name} of another tree, shape or type than init()')
-    ema = jax.tree.map(jnp.copy, params) if state['ema'] else {}
-    return state | {'params': params, 'extra': jax.tree.map(jnp.copy, extra), 'ema': ema}  # each its own, to be donated
-
-
 def validate(
     eval_step, params, extra, dataset: Dataset, mesh, split: str = 'valid', gather=lambda batch: batch
 ) -> dict[str, float]:
@@ -375,24 +354,3 @@ def _find_least(figures: dict[str, float], name: str) -> str:
     """The least of a figure and its parts, by name; a part that no row belongs to is none."""
     parts = [k for k, value in figures.items() if k.startswith(f'{name}/') and not math.isnan(value)]
     return min([name, *parts], key=figures.get)
-
-
-def _load_initial(state: dict, source: Path, like: Any) -> dict:
-    """The best parameters of another run and what it learnt beside them, wherever path and shape agree."""
-    weights = read_params(source)
-    old, taken = flatten({'params': weights.params, 'extra': weights.extra}), []
-
-    def pick(path, leaf, target):
-        name = path_of(path)
-        if name in old and old[name].shape == leaf.shape:
-            taken.append(name)
-            return jax.device_put(old[name].astype(leaf.dtype), target.sharding)
-        return leaf
-
-    own, like = ({name: tree[name] for name in ('params', 'extra')} for tree in (state, like))
-    new = jax.tree_util.tree_map_with_path(pick, own, like)
-    count = sum(name.startswith('params/') for name in taken)
-    if not count:
-        raise InputError('none of its parameters fits this model', file=source, remedy='check init_from')
-    log.say(f'took {count} of {len(jax.tree.leaves(new["params"]))} parameters from {source}')
-    return state | new | {'ema': jax.tree.map(lambda x: x.copy(), new['params']) if state['ema'] else {}}

@@ -15,9 +15,10 @@ from fjq.checkpoint import read_params
 from fjq.config import Experiment, to_json
 from fjq.errors import InputError
 from fjq.feed import make_gather, read_batches, read_tail
+from fjq.fit import check_bound
 from fjq.forecast import Law, Point, pool, to_columns
 from fjq.paths import flatten, path_of
-from fjq.run import FITTED, ORIGIN, check_bound, read_config, read_manifest
+from fjq.run import FITTED, ORIGIN, read_config, read_manifest
 
 WEIGHTS = 'model.safetensors'
 CONFIG = 'config.json'
@@ -61,7 +62,7 @@ class Trained:
         """Reads a run folder or a folder that `save` wrote.
 
         Args:
-          task: the config of the model, as `fjq.run.adopt_task` gives it; that of the training where it is None.
+          task: the config of the model, as `fjq.adopt.adopt_task` gives it; that of the training where it is None.
 
         Raises:
           InputError: neither is there, or the weights are not of the config's model.

@@ -261,7 +261,7 @@ class MigtTvdt(nn.Module):
         self, x_BxTxV: Tensor, mask_BxT: Tensor, *clock: Tensor, log_variance_BxK: Tensor | None = None
     ) -> Tensor:
         """clock: bar_in_day [B, T], day_of_week, day_of_month, day_of_year [B]; log_variance: of a bar over several
-        half-lives (`fjq.data.bar_scale`), not needed with `compat`."""
+        half-lives (`fjq.data.bars.scale`), not needed with `compat`."""
         if self.compat:
             x = self.revin(x_BxTxV)
         else:

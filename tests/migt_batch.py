@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fjq.data.bar_scale import COUNT
+from fjq.data.bars.scale import COUNT
 from fjq.models.migt import Migt
 
 SMALL = Migt(

@@ -348,7 +348,7 @@ def test_a_bad_setting_is_named(files, train, tmp_path, flags, words):
 )
 @pytest.mark.parametrize('job', ['train', 'validate'])
 def test_a_mistake_in_the_settings_is_told_before_days_are_framed(train, tmp_path, monkeypatch, job, flag, words):
-    monkeypatch.setattr('fjq.data.tcn.build_bank', lambda *_: pytest.fail('days were framed'))
+    monkeypatch.setattr('fjq.data.ticks.tcn.build_bank', lambda *_: pytest.fail('days were framed'))
     assert_refused(train(f'--config.{flag}', job=job), *words)
     assert not left(tmp_path)
 

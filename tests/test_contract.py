@@ -30,9 +30,9 @@ from fjq.forecast import Point
 from fjq.keys import make_key
 from fjq.launch import load_config
 from fjq.optim import make_optimizer
+from fjq.start import begin
 from fjq.step import init_state, make_train_step
 from fjq.task import Dataset, Shard, Task
-from fjq.train import begin
 from fjq.trained import Trained, predict_rows
 
 ROOT = Path(__file__).resolve().parent.parent

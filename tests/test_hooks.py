@@ -12,7 +12,7 @@ from toy import experiment
 
 from fjq.checkpoint import read_params
 from fjq.errors import InputError
-from fjq.run import check_fit
+from fjq.fit import check_fit
 from fjq.task import Shard
 from fjq.train import train
 from fjq.trained import Trained, predict_rows

@@ -13,7 +13,9 @@ from toy import experiment
 
 from fjq import run
 from fjq import train as loop
+from fjq.adopt import check_resumed
 from fjq.checkpoint import best_step, read_params
+from fjq.clear import clear
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.jobs import validate as validate_job
@@ -412,10 +414,10 @@ def test_precision_memory_and_how_forecasts_are_drawn_are_no_other_function():
     stored = {'type': 'T', 'task': {'dtype': 'float32', 'gpt': gpt, 'old': 1, **drawn}}
     gpt, drawn = {'remat': 'block', 'width': 4}, {'paths': 8, 'sampling': {'top_k': 5}}
     now = {'type': 'T', 'task': {'dtype': 'bfloat16', 'gpt': gpt, 'new': 1, **drawn}}
-    run.check_resumed(stored, now, 'run')  # fields that only one has are of another version of the code
+    check_resumed(stored, now, 'run')  # fields that only one has are of another version of the code
     now['task']['gpt']['width'] = 8
     with pytest.raises(InputError, match=r'run: .*\(task.gpt.width: 4, now 8\)'):
-        run.check_resumed(stored, now, 'run')
+        check_resumed(stored, now, 'run')
 
 
 def test_another_model_is_refused(finished):
@@ -499,7 +501,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     with run.lock(tmp_path), pytest.raises(InputError, match='another run is at work'):
         train(experiment(), tmp_path)
     with run.lock(tmp_path), pytest.raises(InputError, match='another run is at work'):
-        run.clear(tmp_path)
+        clear(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

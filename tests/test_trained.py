@@ -16,7 +16,7 @@ import toy
 import fjq
 from fjq.calibration import Calibration, PastErrors, SplitConformal
 from fjq.config import Experiment
-from fjq.data.tcn import TcnData
+from fjq.data.ticks.tcn import TcnData
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.forecast import Mixture, Point, Quantiles

@@ -1,7 +1,7 @@
 """trains a small encoder on daily index files that a test wrote: one day ahead, one update."""
 
 from fjq.config import Evaluate, Experiment, Optim, Train
-from fjq.data.tcn import TcnData
+from fjq.data.ticks.tcn import TcnData
 from fjq.data.windows import Split
 from fjq.models.tcn import Tcn
 from fjq.parallel import Parallel

@@ -1,0 +1,1 @@
+"""From files to batches. What all families share lies here; a room for each kind of data lies below."""

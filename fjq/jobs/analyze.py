@@ -8,8 +8,8 @@ import numpy as np
 
 from fjq.atomic import write_atomic
 from fjq.config import Experiment
-from fjq.data.token_options import Analyze
-from fjq.data.tokens import TokenDataset
+from fjq.data.tokens.data import TokenDataset
+from fjq.data.tokens.options import Analyze
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.run import cache_folder

@@ -4,8 +4,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from fjq.adopt import adopt_task
 from fjq.config import Experiment
 from fjq.errors import InputError
+from fjq.fit import open_data
 from fjq.jobs.generate import (
     LEVELS,
     Paths,
@@ -17,7 +19,6 @@ from fjq.jobs.generate import (
     read_options,
 )
 from fjq.log import say
-from fjq.run import adopt_task, open_data
 from fjq.trained import Trained
 
 HELP = 'Type an asset and a number of candles, such as {asset} 20; "assets" lists them, an empty line ends.'

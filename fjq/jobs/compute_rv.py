@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from fjq.atomic import atomic
 from fjq.config import Experiment
-from fjq.data.realized import ComputeRv, compute_rv
+from fjq.data.volatility.realized import ComputeRv, compute_rv
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.run import cache_folder

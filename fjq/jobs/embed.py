@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from fjq.adopt import adopt_task
 from fjq.atomic import write_atomic
 from fjq.config import Experiment
 from fjq.errors import InputError
+from fjq.fit import open_data
 from fjq.log import say, track
-from fjq.run import adopt_task, changes_since_training, open_data
+from fjq.run import changes_since_training
 from fjq.trained import Trained
 
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from fjq.adopt import adopt_task
 from fjq.config import Experiment
 from fjq.evaluate import check_evaluate, conclude, evaluate, is_known, write
+from fjq.fit import open_data
 from fjq.log import say
-from fjq.run import adopt_task, changes_since_training, open_data
+from fjq.run import changes_since_training
 from fjq.trained import Trained
 
 

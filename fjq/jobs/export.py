@@ -3,14 +3,16 @@
 import dataclasses
 from pathlib import Path
 
+from fjq.adopt import adopt_task
 from fjq.calibration import Calibration
 from fjq.checkpoint import read_params
 from fjq.config import Experiment
 from fjq.errors import InputError
 from fjq.export import export
 from fjq.feed import make_gather, read_batches
+from fjq.fit import open_data
 from fjq.log import say
-from fjq.run import adopt_task, open_data, read_config
+from fjq.run import read_config
 from fjq.task import Dataset
 from fjq.trained import Trained
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fjq.adopt import adopt_task
 from fjq.calibration import Calibration, choose_method
 from fjq.config import Experiment
 from fjq.evaluate import table_with_point, write_forecasts
+from fjq.fit import open_data
 from fjq.forecast import Law, Point
 from fjq.log import say
-from fjq.run import adopt_task, changes_since_training, open_data
+from fjq.run import changes_since_training
 from fjq.scores import format_time
 from fjq.task import Dataset
 from fjq.trained import Trained, predict_rows

@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from fjq.adopt import adopt_task
 from fjq.atomic import write_atomic
 from fjq.config import Experiment, nearest
-from fjq.data.candles import times_after
-from fjq.data.token_options import Generate
-from fjq.data.tokens import TokenDataset
+from fjq.data.candles.files import times_after
+from fjq.data.tokens.data import TokenDataset
+from fjq.data.tokens.options import Generate
 from fjq.errors import InputError
+from fjq.fit import open_data
 from fjq.keys import make_key
 from fjq.log import say
-from fjq.run import adopt_task, open_data
 from fjq.studies import Chart
 from fjq.trained import Trained
 

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from fjq.adopt import adopt_task
 from fjq.atomic import write_atomic
 from fjq.config import Experiment
-from fjq.data.candle_windows import CandleWindowData, CandleWindows
-from fjq.data.candles import Candles
-from fjq.data.tokens import TokenDataset
+from fjq.data.candles.files import Candles
+from fjq.data.candles.windows import CandleWindowData, CandleWindows
+from fjq.data.tokens.data import TokenDataset
 from fjq.errors import InputError
+from fjq.fit import open_data
 from fjq.log import say
-from fjq.run import adopt_task, cache_folder, open_data
+from fjq.run import cache_folder
 from fjq.tokenizers import Tokenizer
 from fjq.tokenizers.card import make_card, write_card
 from fjq.tokenizers.learned import make_tokenizer

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fjq.config import Experiment
-from fjq.data.top_stocks import TopStocks, last_whole_day, top_stocks, write_list
+from fjq.data.ticks.top_stocks import TopStocks, last_whole_day, top_stocks, write_list
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.run import cache_folder

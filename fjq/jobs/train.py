@@ -5,9 +5,10 @@ from pathlib import Path
 import jax
 
 from fjq.checkpoint import best_step
+from fjq.clear import check_clear, clear
 from fjq.config import Experiment
+from fjq.fit import open_data
 from fjq.log import say
-from fjq.run import check_clear, clear, open_data
 from fjq.train import open_training, train
 from fjq.trained import Trained
 

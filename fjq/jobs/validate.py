@@ -6,10 +6,11 @@ import jax
 
 from fjq.config import Experiment
 from fjq.feed import make_gather
+from fjq.fit import check_fit, check_settings
 from fjq.log import say
 from fjq.memory import measure_step
 from fjq.mesh import count_micro_batches, make_mesh
-from fjq.run import cache_folder, check_fit, check_settings
+from fjq.run import cache_folder
 from fjq.task import Shard
 
 MB = 2**20

@@ -5,7 +5,7 @@ an MLP back to features. One candle is one token, and no candle sees another: `c
 convolutions, whose symmetric one looks at the candle that follows. (van den Oord et al. 2017 and `fjq.nn.quantize`.)
 
 What is forecast is the row's own candle, so an evaluation shows how much of each feature survives the code: R2 beside
-the mean of training. Batches are those of `fjq.data.candle_windows`.
+the mean of training. Batches are those of `fjq.data.candles.windows`.
 
 State outside the gradient: the features' mean and deviation on training rows, the volatility that scales an asset's
 first candle, hits of every token (their average is the use of codes) and the codebooks of `vq` and `rvq`. An update's
@@ -24,7 +24,7 @@ from flax import nnx
 from fjq.bridge import Pure
 from fjq.checkpoint import Weights
 from fjq.config import Experiment
-from fjq.data.candle_windows import CandleWindows
+from fjq.data.candles.windows import CandleWindows
 from fjq.errors import InputError
 from fjq.forecast import Point
 from fjq.keys import make_key

@@ -1,7 +1,7 @@
 """The variants of configs/microchat_tokenizer.py: kinds of codes, the original, and simulated data."""
 
 from fjq.config import Experiment, vary
-from fjq.data.simulated_candles import SimulatedCandleWindowData
+from fjq.data.candles.simulated import SimulatedCandleWindowData
 from fjq.data.windows import Split
 
 

@@ -5,7 +5,7 @@
   rl                   rewards of paths sampled from the model, less their group's mean (REINFORCE, Williams 1992; the
                        group as baseline, Kool et al. 2019), held to the weights it started from by their KL divergence
 
-Batches are those of `fjq.data.token_windows`. Where a batch forecasts, its first tokens are the prompt and the last
+Batches are those of `fjq.data.tokens.windows`. Where a batch forecasts, its first tokens are the prompt and the last
 max(horizons) the future.
 """
 

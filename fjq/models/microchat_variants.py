@@ -2,8 +2,8 @@
 
 from fjq.baselines import Bootstrap, Constant, GarchT, RandomWalk
 from fjq.config import Experiment, vary
-from fjq.data.simulated_candles import PlantedTokenData, SimulatedTokenData
-from fjq.data.token_options import Generate
+from fjq.data.candles.simulated import PlantedTokenData, SimulatedTokenData
+from fjq.data.tokens.options import Generate
 from fjq.data.windows import Split
 from fjq.studies.coverage import Coverage
 from fjq.studies.tokens import TokenScores

@@ -2,8 +2,8 @@
 
 A window of T bars has V features; every variable is a sequence of its own through the temporal blocks, is pooled to
 one vector, and the V vectors see each other in the variable blocks. The heads give Q quantiles at each of H horizons
-in units of the volatility that past bars and the time of day tell of it (`fjq.data.bar_scale`); a fresh model gives the
-quantiles that training targets have in these units, so it starts as filtered historical simulation.
+in units of the volatility that past bars and the time of day tell of it (`fjq.data.bars.scale`); a fresh model gives
+the quantiles that training targets have in these units, so it starts as filtered historical simulation.
 
 `compat` is the function of the original (its mask error corrected): RevIN over all slots, Time2Vec, quantiles above a
 base in units of the target.
@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fjq.config import LEVELS, Experiment, ask_levels
-from fjq.data.bar_features import find_features
-from fjq.data.bar_scale import scale_by_root
+from fjq.data.bars.features import find_features
+from fjq.data.bars.scale import scale_by_root
 from fjq.errors import InputError
 from fjq.nn.attention_pool import AttentionPool
 from fjq.nn.clock_encoding import ClockEncoding
@@ -134,7 +134,7 @@ class WindowScale(nnx.Module):
 
 
 class Volatility(nnx.Module):
-    """The volatility of the return over each horizon, as `fjq.data.bar_scale` fits it on training rows; before that
+    """The volatility of the return over each horizon, as `fjq.data.bars.scale` fits it on training rows; before that
     the EWMA volatility times sqrt(h)."""
 
     def __init__(self, horizons: tuple[int, ...], places: int):
@@ -146,7 +146,7 @@ class Volatility(nnx.Module):
 
 
 class Model(nnx.Module):
-    """A batch is what `fjq.data.migt` documents; windows hold their valid bars first."""
+    """A batch is what `fjq.data.bars.migt` documents; windows hold their valid bars first."""
 
     def __init__(self, config: Migt, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.dtype)

@@ -26,7 +26,7 @@ class MigtTask:
     """`fjq.task.Task`. Beside the leaves of `fjq.task` a batch holds
 
     features [B, T, V] float32, valid bars first; length [B], their number; bar_in_day [B, T], day_of_week,
-    day_of_month, day_of_year [B] int32; log_variance [B, K], of a bar at the window's end (`fjq.data.bar_scale`);
+    day_of_month, day_of_year [B] int32; log_variance [B, K], of a bar at the window's end (`fjq.data.bars.scale`);
     target [B, H], log returns to each horizon; target_mask [B, H].
     """
 

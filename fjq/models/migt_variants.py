@@ -11,8 +11,8 @@ from fjq.baselines import (
     Zero,
 )
 from fjq.config import Experiment, vary
-from fjq.data.migt import MigtData
-from fjq.data.simulated_bars import SimulatedMigtData
+from fjq.data.bars.migt import MigtData
+from fjq.data.bars.simulated import SimulatedMigtData
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.studies.backtest import Backtest

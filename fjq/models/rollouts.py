@@ -32,7 +32,7 @@ class Rollouts(NamedTuple):
 
 
 def read_paths(batch: Batch, ids_RxPxT, horizons: tuple[int, ...]) -> Rollouts:
-    """Paths beside the future in a batch that forecasts (`fjq.data.token_windows`)."""
+    """Paths beside the future in a batch that forecasts (`fjq.data.tokens.windows`)."""
     returns = path_returns(ids_RxPxT, batch['token_return'], batch['scale'], batch['scale_decay'])
     there = batch['mask'][:, None]
     return Rollouts(

@@ -7,7 +7,7 @@ key gives the same path in any batch, beside any number of others.
 import jax
 import jax.numpy as jnp
 
-from fjq.data.token_options import Sampling
+from fjq.data.tokens.options import Sampling
 from fjq.errors import InputError
 from fjq.models.gpt import Model
 

@@ -16,8 +16,8 @@ from flax import nnx
 from fjq.bridge import Pure
 from fjq.checkpoint import Weights
 from fjq.config import Experiment
-from fjq.data.frames import CHANNELS, SCALARS
-from fjq.data.tcn import TcnData
+from fjq.data.ticks.frames import CHANNELS, SCALARS
+from fjq.data.ticks.tcn import TcnData
 from fjq.errors import InputError
 from fjq.forecast import Point
 from fjq.log import say
@@ -217,7 +217,7 @@ class Model(nnx.Module):
 
 
 class TcnTask:
-    """`fjq.task.Task` of a stream. A batch is what `fjq.data.tcn` documents."""
+    """`fjq.task.Task` of a stream. A batch is what `fjq.data.ticks.tcn` documents."""
 
     bound_to = ('features', 'frame', 'chunk_len', 'tickers')  # not the horizon, to judge a forecast by another one too
     figures = ('mae', 'qlike')

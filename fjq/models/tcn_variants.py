@@ -4,10 +4,10 @@ import dataclasses
 
 from fjq.baselines import Constant, Ewma, Garch, Har, Persistence, Vix
 from fjq.config import Experiment, vary
-from fjq.data.profiles import PROFILES, size_batch
-from fjq.data.simulated import SimulatedTcnData
 from fjq.data.synthetic.market import scaled
-from fjq.data.tcn import TcnData
+from fjq.data.ticks.profiles import PROFILES, size_batch
+from fjq.data.ticks.simulated import SimulatedTcnData
+from fjq.data.ticks.tcn import TcnData
 from fjq.data.windows import Split
 from fjq.errors import InputError
 
@@ -28,7 +28,7 @@ BASELINES = (
 def apply_variants(config: Experiment, variant: str) -> Experiment:
     """Applies comma-separated variants, whatever their order: the device, data and sizes, then what a model is.
 
-    A device of fjq.data.profiles (`h100`, `cpu`, ...) sets the batch, the micro-batches and the precision.
+    A device of fjq.data.ticks.profiles (`h100`, `cpu`, ...) sets the batch, the micro-batches and the precision.
     `compat512` gives the shapes of the original's code: frame vectors of 512, and for stocks `tickers`, a vector for
     each of the 100 most traded. `seven` stops at dilation 64, `simulated` and `tiny` need no data, and read
     every ticker but with `tickers`, `sample` fits the two months of index data that are public.

@@ -9,7 +9,7 @@ import numpy as np
 
 from fjq import compare
 from fjq.baselines.markov import Chain, fit_chains
-from fjq.data.candles import Candles
+from fjq.data.candles.files import Candles
 from fjq.errors import InputError
 from fjq.feed import make_gather, read_batches
 from fjq.forecast import Samples

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fjq.data.candles import Candles
+from fjq.data.candles.files import Candles
 from fjq.errors import InputError
 from fjq.log import say
 from fjq.tokenizers.bins import Bins, BinsTokenizer

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fjq.data.candles import Candles
+from fjq.data.candles.files import Candles
 from fjq.errors import InputError
 from fjq.tokenizers.tokenizer import Tokenizer, first_scale, fit_spread, last_time, training_inputs
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fjq.data.candles import Candles
+from fjq.data.candles.files import Candles
 from fjq.tokenizers.features import FREE, NAMES, rebuild
 from fjq.tokenizers.tokenizer import Tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fjq.config import from_dict, to_dict
-from fjq.data.candles import Candles
+from fjq.data.candles.files import Candles
 from fjq.errors import InputError
 from fjq.tokenizers.tokenizer import Tokenizer, fit_spread, last_time, training_inputs
 

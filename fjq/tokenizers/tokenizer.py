@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fjq.atomic import write_atomic
-from fjq.data.candles import Candles
+from fjq.data.candles.files import Candles
 from fjq.errors import InputError
 from fjq.tokenizers.features import FREE, candle_features, ewma_scale, rebuild
 

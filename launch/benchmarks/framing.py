@@ -36,8 +36,8 @@ BARS = {'framing': 40_000, 'core': 20_000, 'gather': 150_000, 'grain': 0.40, 'me
 UNITS = {'framing': 'chunks/s', 'core': 'chunks/CPU s', 'gather': 'chunks/s', 'grain': 'of plain NumPy', 'memory': 'GB'}
 _CHILD = """
 import resource, sys
-from fjq.data.bank import Framing, build_bank
-from fjq.data.ticks import TickFiles
+from fjq.data.ticks.bank import Framing, build_bank
+from fjq.data.ticks.files import TickFiles
 from fjq.parallel import Parallel
 build_bank(sys.argv[2], TickFiles(root=sys.argv[1]), Framing(), Parallel(workers=1))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
@@ -46,8 +46,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 
 def time_framing(root: str, workers: int, clock: Callable[[], float], rounds: int) -> list[float]:
     """Chunks a second of building the bank anew; a first build starts the processes and is not counted."""
-    from fjq.data.bank import Framing, build_bank
-    from fjq.data.ticks import TickFiles
+    from fjq.data.ticks.bank import Framing, build_bank
+    from fjq.data.ticks.files import TickFiles
     from fjq.parallel import Parallel
 
     rates = []
@@ -64,7 +64,7 @@ def time_reading(data: Path, cache: str, rounds: int, steps: int) -> dict[str, l
     import grain
 
     from fjq.data.order import Shuffled
-    from fjq.data.tcn import TcnData
+    from fjq.data.ticks.tcn import TcnData
     from fjq.data.windows import Split
     from fjq.parallel import Parallel
     from fjq.task import Shard

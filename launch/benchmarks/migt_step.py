@@ -38,7 +38,7 @@ _BUDGET_TFLOP = 6.6  # the forward pass at 128 windows of 288 bars, 24 variables
 
 def make_batch(rows: int, slots: int, variables: int, horizons: int) -> dict[str, np.ndarray]:
     """Windows as `fjq.models.migt_task` takes them; one in five is short, as after a weekend."""
-    from fjq.data.bar_scale import COUNT
+    from fjq.data.bars.scale import COUNT
 
     rng = np.random.Generator(np.random.Philox(SEED.value))
     length = np.where(np.arange(rows) % 5 == 4, slots // 2, slots - slots // 24).astype(np.int32)

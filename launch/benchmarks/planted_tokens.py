@@ -4,7 +4,7 @@
   python launch/benchmarks/planted_tokens.py --small    a minute, to try it
 
 The law of the chain is known, so the information that two tokens hold of the next is known in bits, and no chain of
-first order sees any of it (fjq.data.simulated_candles.PlantedTokenData); a chain of second order, given beside the
+first order sees any of it (fjq.data.candles.simulated.PlantedTokenData); a chain of second order, given beside the
 model, is of the right form and hard to beat. The bar: on the test span the model recovers
 at least 90 % of what the true law saves against uniform tokens, with the lower end of a 95 % block bootstrap interval.
 Appends a row to launch/results/planted_tokens.csv.

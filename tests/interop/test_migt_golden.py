@@ -8,7 +8,7 @@ import pytest
 from migt_batch import SMALL, make_batch, with_live_heads
 from safetensors.numpy import load_file
 
-from fjq.data.bar_scale import COUNT
+from fjq.data.bars.scale import COUNT
 from fjq.errors import InputError
 from fjq.models import migt_files
 from interop import migt

@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 
-from fjq.data.token_options import Analyze
+from fjq.data.tokens.options import Analyze
 from fjq.jobs.analyze import analyze, to_lines
 
 RETURNS = np.array([-2.0, -0.5, 0.5, 2.0])

@@ -6,7 +6,7 @@ import command
 import numpy as np
 from test_bad_input import DAYS
 
-from fjq.run import clear
+from fjq.clear import clear
 
 
 def vectors(run) -> dict[str, np.ndarray]:

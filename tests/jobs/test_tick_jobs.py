@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fjq.config import Experiment
-from fjq.data.realized import ComputeRv
-from fjq.data.targets import read_targets
-from fjq.data.tcn import TcnData
-from fjq.data.ticks import read_tickers
-from fjq.data.top_stocks import last_whole_day, top_stocks
+from fjq.data.ticks.files import read_tickers
+from fjq.data.ticks.tcn import TcnData
+from fjq.data.ticks.top_stocks import last_whole_day, top_stocks
+from fjq.data.volatility.realized import ComputeRv
+from fjq.data.volatility.targets import read_targets
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.jobs import compute_rv

@@ -7,7 +7,7 @@ import pyarrow.csv as pacsv
 import pytest
 
 from fjq.config import Experiment
-from fjq.data.tokens import TokenData
+from fjq.data.tokens.data import TokenData
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.jobs import decode, tokenize

@@ -11,8 +11,8 @@ from migt_batch import SMALL, make_batch, with_live_heads
 from scipy import stats
 
 from fjq.config import Experiment, settle
-from fjq.data.bar_scale import COUNT, BarScale
-from fjq.data.migt import MigtData
+from fjq.data.bars.migt import MigtData
+from fjq.data.bars.scale import COUNT, BarScale
 from fjq.errors import InputError
 from fjq.launch import load_config
 from fjq.models.migt import Migt, Model

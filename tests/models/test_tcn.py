@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from jax import export as jax_export
 
-from fjq.data.tcn import TcnData
+from fjq.data.ticks.tcn import TcnData
 from fjq.errors import InputError
+from fjq.fit import check_fit
 from fjq.launch import load_config
 from fjq.metrics import qlike
 from fjq.models import tcn
 from fjq.models.tcn import Model, Tcn
-from fjq.run import check_fit
 
 TINY = Tcn(hidden=8, layers=9, d_model=6, head_hidden=8)
 

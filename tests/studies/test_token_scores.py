@@ -8,7 +8,7 @@ import pytest
 
 from fjq import compare
 from fjq.compare import diebold_mariano
-from fjq.data.simulated_candles import SimulatedTokenData
+from fjq.data.candles.simulated import SimulatedTokenData
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.evaluate import Judged

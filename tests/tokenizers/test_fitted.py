@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import fjq
-from fjq.data.tokens import TokenData
+from fjq.clear import clear
+from fjq.data.tokens.data import TokenData
 from fjq.errors import InputError
 from fjq.jobs import generate
 from fjq.keys import make_key
 from fjq.launch import load_config
-from fjq.run import clear, read_manifest
+from fjq.run import read_manifest
 from fjq.tokenizers import Bins, load
 from fjq.train import train
 from fjq.trained import Trained

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fjq.data.candles import Candles
+from fjq.data.candles.files import Candles
 from fjq.data.windows import Split
 from fjq.errors import InputError
 from fjq.keys import make_key

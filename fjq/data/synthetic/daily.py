@@ -22,7 +22,7 @@ from fjq.data.synthetic.market import Market
 from fjq.data.synthetic.minutes import asset_paths, simulate_day
 from fjq.data.synthetic.stocks import print_counts
 from fjq.data.synthetic.volatility import YEAR, implied_vol, latent
-from fjq.data.targets import forward_rv
+from fjq.data.volatility.targets import forward_rv
 
 RV_SCHEMA = pa.schema(
     dict(

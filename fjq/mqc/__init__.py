@@ -1,0 +1,1 @@
+"""mqc, the console command of the micro quant chat: it translates, launches, and puts the stages on one page."""
