@@ -246,7 +246,12 @@ def _count_dates(rows: dict[str, np.ndarray], dates: np.ndarray) -> list[int]:
     time, valid = rows['time'], rows['valid']
     end = np.where(valid, rows['label_end'].astype(time.dtype), time[:, None])
     count = np.searchsorted(dates, end, side='right') - np.searchsorted(dates, time, side='right')[:, None]
-    return [max(int(np.median(count[valid[:, h], h])), 1) if valid[:, h].any() else 1 for h in range(valid.shape[1])]
+    whole = valid & (end <= dates[-1])  # what ends after the last row spans more of them than there are to count
+    found = [
+        np.median(count[whole[:, h], h]) if whole[:, h].any() else len(dates) * valid[:, h].any()
+        for h in range(valid.shape[1])
+    ]
+    return [max(int(n), 1) for n in found]
 
 
 def non_overlapping(time, label_end, mask) -> np.ndarray:

@@ -53,21 +53,23 @@ def _start(run: Path) -> Path | None:
 
 
 def find_cards(workdir: Path) -> list[Path]:
-    """card.md of the tokenizer of a run, wherever it lies."""
+    """card.md of the tokenizer of a run, wherever it lies; not that of another one which took its place."""
     tokenizer = (_read(workdir).get('data') or {}).get('tokenizer') or {}
     folders = [workdir / 'tokenizer']
     folders += [Path(tokenizer['path'])] if 'path' in tokenizer else []
     folders += [Path(tokenizer['run']) / 'tokenizer'] if 'run' in tokenizer else []
-    return [card.resolve() for f in folders if (card := f / 'card.md').is_file()]
+    used = (_read(workdir, 'manifest.json').get('data') or {}).get('tokenizer')
+    cards = [f / 'card.md' for f in folders if used in (None, _read(f, 'card.json').get('hash'))]
+    return [card.resolve() for card in cards if card.is_file()]
 
 
-def _read(run: Path) -> dict[str, Any]:
-    """Its config; nothing of a neighbour that was killed before it wrote one, or that is no run of ours."""
+def _read(folder: Path, name: str = 'config.json') -> dict[str, Any]:
+    """Its file; nothing of a neighbour that was killed before it wrote one, or that is no run of ours."""
     try:
-        config = json.loads((run / 'config.json').read_text())
+        found = json.loads((folder / name).read_text())
     except (OSError, ValueError):
         return {}
-    return config if isinstance(config, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def find_address(path: Path, workdir: Path) -> str:

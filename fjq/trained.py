@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
+from fjq import calibration as calibrations
 from fjq.atomic import write_atomic
 from fjq.calibration import Calibration
 from fjq.checkpoint import read_params
@@ -95,6 +96,7 @@ class Trained:
         for name, content in self._fitted.items():
             write_atomic(folder / FITTED / name, content)
         write_atomic(folder / ORIGIN, (json.dumps(self.manifest, indent=1) + '\n').encode())
+        (folder / calibrations.FILE).unlink(missing_ok=True)
         if self.calibration is not None:
             self.calibration.write(folder)
 

@@ -325,6 +325,14 @@ def test_overlap_is_counted_in_rows_of_all_series():
         compare.count_overlap({'time': time, 'valid': rows['valid']})
 
 
+def test_labels_that_end_beyond_the_last_row_do_not_look_short():
+    time = np.datetime64('2023-01-02') + np.arange(12)
+    rows = {'time': time, 'label_end': time[:, None] + np.array([1, 9, 20]), 'valid': np.ones((12, 3), bool)}
+    assert compare.count_overlap(rows) == compare.count_span(rows) == [1, 9, 12]
+    rows['valid'][:, 2] = False
+    assert compare.count_span(rows)[2] == 1
+
+
 def test_rows_that_do_not_overlap():
     time, ends = np.arange(12), np.arange(12) + 3
     assert compare.non_overlapping(time, ends, np.ones(12, bool)).tolist() == [0, 3, 6, 9]

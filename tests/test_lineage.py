@@ -62,6 +62,17 @@ def test_links_lead_to_reports_cards_and_paths(runs):
     assert [link.address for link in find_pages(run)] == ['../codes/card.md', 'generated']
 
 
+def test_the_card_is_that_of_the_tokenizer_that_the_run_was_trained_with(tmp_path):
+    run = make_run(tmp_path / 'run', 'pretrain', tokenizer={'path': str(tmp_path / 'codes')})
+    for folder, name in ((tmp_path / 'codes', 'new'), (run / 'tokenizer', 'old')):
+        folder.mkdir()
+        (folder / 'card.md').write_text('')
+        (folder / 'card.json').write_text(json.dumps({'hash': name}))
+    for used, cards in (('new', ['../codes/card.md']), ('old', ['tokenizer/card.md']), ('gone', [])):
+        (run / 'manifest.json').write_text(json.dumps({'data': {'tokenizer': used}}))
+        assert [link.address for link in find_pages(run)] == cards
+
+
 def test_a_page_shows_its_links(runs):
     blocks = list(report.collect(runs / 'b'))
     assert Heading('Pages beside this one') in blocks

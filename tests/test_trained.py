@@ -229,6 +229,17 @@ def test_a_run_and_what_it_saves_are_the_same(run, tmp_path):
     assert float(again.extra['seen']) == 20 * 16
 
 
+def test_a_calibration_of_other_weights_does_not_stay(run, tmp_path):
+    trained = fjq.load(run)
+    trained.calibration = Calibration(
+        PastErrors(), {'scale': 'level', 'errors_HxE': [[0.0]], 'weight_HxE': [[1.0]]}, 20
+    )
+    trained.save(tmp_path)
+    assert fjq.load(tmp_path).calibration == trained.calibration
+    fjq.load(run).save(tmp_path)
+    assert fjq.load(tmp_path).calibration is None
+
+
 def test_the_best_weights_are_read_and_predict_is_compiled_once(run, caplog):
     trained = fjq.load(run)
     assert not caplog.records  # a script is told nothing that it need not know

@@ -21,6 +21,11 @@ class Headerless(NamedTuple):
     ninja: bool
 
 
+def open_text(path: Path) -> pa.NativeFile:
+    """The bytes of a file of text, unpacked where its name ends in .gz."""
+    return pa.input_stream(path, compression='gzip' if path.suffix.lower() == '.gz' else None)
+
+
 def read_headerless(path: Path) -> Headerless | None:
     """A file of six columns, or of five without the volume; None where a first line names columns, or it is no text:
     what is wrong with such a file is told where it is read.
@@ -31,7 +36,7 @@ def read_headerless(path: Path) -> Headerless | None:
     if path.name.endswith('.parquet') or not path.is_file():
         return None
     try:
-        with pa.input_stream(path) as stream:  # unpacks .gz by name
+        with open_text(path) as stream:
             head = stream.read(_HEAD_BYTES).decode('utf-8-sig', errors='replace').split('\n')[0].strip()
     except (pa.ArrowException, OSError):
         return None
@@ -46,7 +51,7 @@ def read_headerless(path: Path) -> Headerless | None:
     names = NAMES[:count]
     try:
         table = pacsv.read_csv(
-            path,
+            open_text(path),
             pacsv.ReadOptions(column_names=names, use_threads=False),
             pacsv.ParseOptions(delimiter=delimiter),
             pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True),

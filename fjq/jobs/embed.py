@@ -12,7 +12,7 @@ import numpy as np
 
 from fjq.adopt import adopt_task
 from fjq.atomic import write_atomic
-from fjq.config import Experiment
+from fjq.config import Experiment, to_dict
 from fjq.errors import InputError
 from fjq.fit import open_data
 from fjq.log import say, track
@@ -25,7 +25,7 @@ def run(config: Experiment, workdir: Path) -> None:
     and `time` int64 [frames], ns since 1970 UTC.
 
     STEP is the checkpoint's. Days that are there already are kept, so a killed job goes on, unless made_of.json says
-    that they were made by other weights or of other data: then all are made again.
+    that they were made by other weights, in another precision, or of other data: then all are made again.
     """
     config = adopt_task(config, workdir)
     trained = Trained.load(workdir, config.task)
@@ -35,7 +35,8 @@ def run(config: Experiment, workdir: Path) -> None:
     if changed := changes_since_training(workdir, dataset.fingerprint()):
         say(f'the data are not those of the training: {", ".join(changed)} differ')
     folder = workdir / 'embeddings' / str(trained.step)
-    made_of = {'weights': _checksum((trained.params, trained.extra)), 'data': dataset.fingerprint()}
+    weights = _checksum((trained.params, trained.extra))
+    made_of = {'weights': weights, 'task': to_dict(config.task), 'data': dataset.fingerprint()}
     _keep_if_made_of(folder, json.loads(json.dumps(made_of, default=str)))
     days = len(dataset.rows('all')['time'])
     for day in track(dataset.day_batches(), total=days, what='embed, days'):
@@ -61,7 +62,7 @@ def _keep_if_made_of(folder: Path, made_of: dict[str, Any]) -> None:
     if note.is_file() and json.loads(note.read_text()) == made_of:
         return
     if any(folder.glob('*.npz')):
-        say(f'{folder} was made by other weights or of other data; all days are embedded again')
+        say(f'{folder} was made by other weights, otherwise, or of other data; all days are embedded again')
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_atomic(note, (json.dumps(made_of, indent=1) + '\n').encode())

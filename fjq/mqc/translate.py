@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,7 @@ def _fields(name: str, asked: dict[str, str], config: str, rest: list[str], run:
     out = {f.field: asked[key_of(f)] for f in COMMANDS[name] if f.field and key_of(f) in asked}
     if 'init_from' in out:
         out['init_from'] = find_folder(out['init_from'])
-    if 'data.path' in out and out['data.path'].endswith('.txt'):
+    if 'data.path' in out and _holds_ids(Path(out['data.path'])):
         raise InputError(
             'ids alone have no dates to be split by and no prices to be judged by',
             file=out['data.path'],
@@ -185,6 +187,14 @@ def _asset_of(file: Path) -> str:
     if not file.is_file():
         raise InputError('there is no such file', file=file, remedy='name the CSV of an asset')
     return CandleFiles(path=str(file), quality='repair', splits=False).read(Parallel(workers=1))[0].id
+
+
+def _holds_ids(file: Path) -> bool:
+    """Whether a text file is a list of tokens, as the original's all_tokens.txt: whole numbers and nothing else."""
+    if file.suffix.lower() != '.txt' or not file.is_file():
+        return file.name.endswith('tokens.txt')
+    with open(file, errors='replace') as lines:
+        return all(re.fullmatch(r'[\d\s]*', line) for line in itertools.islice(lines, 100))
 
 
 def find_folder(path: str) -> str:

@@ -20,9 +20,11 @@ def test_other_weights_and_other_data_are_embedded_again(launch_ticks, tmp_path,
     launch_ticks('embed', run)
     first, written = vectors(run), {p: p.stat().st_mtime_ns for p in run.glob('embeddings/1/*')}
     assert len(first) == len(DAYS)
-    assert set(json.loads((run / 'embeddings/1/made_of.json').read_text())) == {'weights', 'data'}
+    assert set(json.loads((run / 'embeddings/1/made_of.json').read_text())) == {'weights', 'task', 'data'}
     launch_ticks('embed', run)
     assert {p: p.stat().st_mtime_ns for p in run.glob('embeddings/1/*')} == written  # nothing is done twice
+    launch_ticks('embed', run, '--config.task.dtype=bfloat16')
+    assert all(not np.array_equal(v, first[day]) for day, v in vectors(run).items())
     (tmp_path / 'few.txt').write_text('SPX\n')
     capsys.readouterr()
     launch_ticks('embed', run, f'--config.data.tickers={tmp_path / "few.txt"}')
@@ -42,6 +44,7 @@ def test_weights_do_not_embed_other_frames_than_those_that_they_were_trained_on(
     assert command.run(f'--config={run / "config.json"}', '--job=embed', '--config.data.frame=120s') == 2
     assert 'trained with the frame 60s, the data have 120s' in capsys.readouterr().err
     assert not (run / 'embeddings').exists()
+    assert command.run(f'--config={run / "config.json"}', '--job=embed', '--config.data.frame=1min') == 0
 
 
 def test_fresh_leaves_nothing_that_was_made_of_the_old_weights(tmp_path):

@@ -282,6 +282,15 @@ def test_wrong_input_is_one_line(argv, message, monkeypatch, capsys):
     assert message in err and err.count('\n') == 1
 
 
+def test_a_text_file_of_candles_is_no_list_of_ids(tmp_path):
+    file = tmp_path / 'NQ.txt'
+    file.write_text('20220912 000100;4000;4001;3999;4000;12\n')
+    assert fields(only('validate', '--data', str(file)))['data.path'] == str(file)
+    file.write_text('80 81\n83\n')
+    with pytest.raises(InputError, match='no dates'):
+        only('validate', '--data', str(file))
+
+
 @pytest.mark.parametrize('argv', [[], ['help'], ['--help'], ['-h']])
 def test_help_names_every_command(argv, capsys):
     assert main(argv) == 0

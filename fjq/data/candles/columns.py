@@ -116,7 +116,7 @@ def from_table(table: pa.Table, file: Path | str = 'the table', order: str = 'au
 
 
 def _read_text(path: Path, order: str) -> list[Columns]:
-    with pa.input_stream(path, compression='gzip' if path.suffix.lower() == '.gz' else 'detect') as stream:
+    with headerless.open_text(path) as stream:
         text = stream.read().decode('utf-8-sig')
     if not text.strip():
         raise InputError('the file is empty', file=path, remedy='give a file with rows')

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from fjq.atomic import write_atomic
+from fjq.data.clock import SECOND
 from fjq.data.order import InOrder, Shuffled
 from fjq.data.ticks.bank import CLOSES, Bank, Framing, build_bank, frame_ticks, verify_bank
 from fjq.data.ticks.files import REASONS, TickFiles, check_files, read_tickers, split_table
@@ -28,6 +29,7 @@ from fjq.data.ticks.fragments import (
     cut_days,
     pick_bucket,
 )
+from fjq.data.ticks.frames import parse_frame
 from fjq.data.ticks.top_stocks import TopStocks, check_list, last_whole_day
 from fjq.data.volatility.realized import ComputeRv
 from fjq.data.volatility.targets import TRADING_SHARE, Targets, read_targets
@@ -269,6 +271,7 @@ class TcnDataset:
         labels = hashlib.sha256(np.where(self._valid, self._target, -1).tobytes()).hexdigest()[:16]
         fields = ('stream', 'horizons', 'features', 'frame', 'chunk_len', 'num_tickers', 'batch_rows', 'fold', 'folds')
         settings = {name: getattr(c, name) for name in (*fields, 'chunk_buckets', 'frame_buckets')}
+        settings['frame'] = f'{parse_frame(c.frame) / SECOND:g}s'  # 60s and 1min are the same
         plain = {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items()}
         if c.num_tickers:  # a vector of the embedding is that of the ticker in its place
             names = '\n'.join(read_tickers(c.tickers, c.stream))

@@ -308,7 +308,9 @@ def test_a_folder_with_other_things_beside_candles(tmp_path, capsys):
     )
     write(tmp_path / 'E.TXT', LAYOUTS['no header'])
     write(tmp_path / 'F.txt', plain())
-    ids = ['A', 'B', 'C', 'D', 'E', 'F']
+    with gzip.open(tmp_path / 'G.CSV.GZ', 'wt') as f:
+        f.write('\n'.join(LAYOUTS['no header']))
+    ids = ['A', 'B', 'C', 'D', 'E', 'F', 'G']
     assert [c.id for c in read(tmp_path)] == ids and 'skipped' not in capsys.readouterr().out
     write(tmp_path / 'all_tokens.txt', ['80 81 83 89 66 ' * 2000])
     write(tmp_path / 'README.txt', ['Open, high, low and close of five assets,', 'a CSV each'])
