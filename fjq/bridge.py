@@ -26,9 +26,13 @@ class Pure:
         module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
         self._graphdef, params, extra = nnx.split(module, nnx.Param, ...)
         self._params, self._extra = nnx.to_pure_dict(params), nnx.to_pure_dict(extra)
+        self._init = jax.jit(self._start)  # one program, where by itself each operation would be one
 
     def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
         """Random key -> (params, extra), nested dicts with string keys."""
+        return self._init(key)
+
+    def _start(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
         _, params, extra = nnx.split(self._make(nnx.Rngs(key)), nnx.Param, ...)
         return _with_string_keys(nnx.to_pure_dict(params)), _with_string_keys(nnx.to_pure_dict(extra))
 

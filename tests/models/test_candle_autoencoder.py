@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import build
 
 from fjq.errors import InputError
 from fjq.keys import make_key
@@ -52,7 +53,7 @@ def make_batch(rows=16, length=4, start=0, mask=None):
 @functools.cache
 def start(kind):
     """The task of a kind with what `begin` gives."""
-    task = KINDS[kind].build()
+    task = build(KINDS[kind])
     return task, *task.begin(*jax.jit(task.init)(make_key(0, 'init')), Candles())
 
 
@@ -111,7 +112,7 @@ def test_the_batch_entropy_of_bits_has_the_gradient_of_the_whole():
     """H(mean of p), differentiated directly, against the tangents that slices give."""
     config = KINDS['bsq']
     u = jnp.asarray(np.random.Generator(np.random.Philox(1)).standard_normal((12, 5)), jnp.float32)
-    task, counts = config.build(), jnp.ones((12, 1), bool)
+    task, counts = build(config), jnp.ones((12, 1), bool)
 
     def entropy(p):
         return -(p * jnp.log(p) + (1 - p) * jnp.log(1 - p))
@@ -122,8 +123,9 @@ def test_the_batch_entropy_of_bits_has_the_gradient_of_the_whole():
 
     chance = jnp.broadcast_to(jax.nn.sigmoid(-4 * u / jnp.sqrt(5.0)).mean(0), (12, 5))
     ours = lambda u: task._bit_entropy(u, chance, counts)
-    np.testing.assert_allclose(ours(u), direct(u), rtol=1e-5)
-    np.testing.assert_allclose(jax.grad(ours)(u), jax.grad(direct)(u), rtol=1e-4, atol=1e-5)
+    both = lambda f: (jax.jit(f)(u), jax.jit(jax.grad(f))(u))
+    for (a, b), rtol in zip(zip(both(ours), both(direct), strict=True), (1e-5, 1e-4), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5)
 
 
 def test_masked_rows_take_no_part():
@@ -163,7 +165,7 @@ def test_candles_do_not_see_each_other():
 
 def test_sizes():
     count = lambda **sizes: sum(
-        x.size for x in jax.tree.leaves(jax.eval_shape(CandleAutoencoder(**sizes).build().init, make_key(0, ''))[0])
+        x.size for x in jax.tree.leaves(jax.eval_shape(build(CandleAutoencoder(**sizes)).init, make_key(0, ''))[0])
     )
     assert count(compat=True) == 37_925 - 512 * 32  # the original's, whose codebook is a parameter
     assert CandleAutoencoder(quantizer='fsq', levels=(8, 8, 8)).vocabulary == 512
@@ -188,7 +190,7 @@ def test_sizes():
 )
 def test_settings_that_make_no_sense(change, message):
     with pytest.raises(InputError, match=message):
-        dataclasses.replace(CandleAutoencoder(), **change).build()
+        build(dataclasses.replace(CandleAutoencoder(), **change))
 
 
 def test_gradients_are_those_of_pytorch():
@@ -224,7 +226,7 @@ def test_gradients_are_those_of_pytorch():
         sums = task.loss(params, extra, batch, None)
         return sums.total / sums.weight
 
-    value, gradients = jax.value_and_grad(ours)(params)
+    value, gradients = jax.jit(jax.value_and_grad(ours))(params)
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
     for name, g in to_state_dict(gradients).items():
         np.testing.assert_allclose(g, state[name].grad.numpy(), rtol=1e-4, atol=1e-6, err_msg=name)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import build
 from token_batch import make_batch, small
 
 from fjq.errors import InputError
@@ -18,7 +19,7 @@ HORIZONS = (1, 4)
 
 def make(stage, **changes):
     gpt = changes.pop('gpt', small())
-    task = Microchat(stage=stage, gpt=gpt, horizons=HORIZONS, paths=6, valid_paths=4, group=4, **changes).build()
+    task = build(Microchat(stage=stage, gpt=gpt, horizons=HORIZONS, paths=6, valid_paths=4, group=4, **changes))
     params, extra = jax.jit(task.init)(jax.random.key(0))
     params['lm_head']['kernel'] = 0.3 * jax.random.normal(jax.random.key(1), params['lm_head']['kernel'].shape)
     return task, *task.begin(params, extra, None)
@@ -48,7 +49,7 @@ def test_the_loss_is_the_cross_entropy_of_what_counts(stage, loss_on):
 
 
 def test_an_untrained_model_ranks_by_number():
-    task = Microchat(gpt=small(), horizons=HORIZONS).build()
+    task = build(Microchat(gpt=small(), horizons=HORIZONS))
     params, extra = task.init(jax.random.key(0))
     batch = make_batch()
     loss = jax.jit(task.loss)(params, extra, batch, None)
@@ -161,7 +162,7 @@ def test_a_torch_file_says_what_it_is():
     ],
 )
 def test_no_torch_file_of_what_the_original_does_not_compute(changes, field):
-    task = Microchat(stage='sft', gpt=small(**{'vocabulary': 64} | changes)).build()
+    task = build(Microchat(stage='sft', gpt=small(**{'vocabulary': 64} | changes)))
     weights = SimpleNamespace(params={}, step=7, facts={'train_loss': 1.5, 'validation': {'loss': 2.5}})
     with pytest.raises(InputError, match=f'task.gpt.{field}.*another function'):
         task.torch_files(None, weights)
@@ -182,7 +183,7 @@ FACTS = {'vocabulary': 20, 'horizons': [1, 4], 'layout': 'packed', 'length': 16}
     ],
 )
 def test_data_of_another_model_are_refused(stage, facts, context, message):
-    task = Microchat(stage=stage, gpt=small(), horizons=HORIZONS).build()
+    task = build(Microchat(stage=stage, gpt=small(), horizons=HORIZONS))
     with pytest.raises(InputError, match=message):
         task.check(SimpleNamespace(fingerprint=lambda: FACTS | facts, context=context))
     task.check(SimpleNamespace(fingerprint=lambda: FACTS | {'layout': 'forecast'}, context=13))
@@ -201,7 +202,7 @@ def test_data_of_another_model_are_refused(stage, facts, context, message):
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(InputError, match=f'(?i){message}'):
-        dataclasses.replace(Microchat(), **changes).build()
+        build(dataclasses.replace(Microchat(), **changes))
 
 
 def test_a_mark_is_read_and_never_written():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import build
 from migt_batch import SMALL, make_batch, with_live_heads
 from scipy import stats
 
@@ -20,7 +21,7 @@ from fjq.models.migt import Migt, Model
 
 @pytest.mark.parametrize(('variables', 'count'), [(24, 6_866_984), (25, 6_933_034)])
 def test_full_size_has_the_published_number_of_parameters(variables, count):
-    params, extra = jax.eval_shape(Migt(variables=variables, compat=True).build().init, jax.random.key(0))
+    params, extra = jax.eval_shape(build(Migt(variables=variables, compat=True)).init, jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(params)) == count and extra == {}
 
 
@@ -49,7 +50,7 @@ QUANTILES = np.stack([stats.t.ppf(SMALL.levels, 4), stats.norm.ppf(SMALL.levels,
 
 
 def test_it_starts_as_the_scaled_quantiles_of_the_training_targets():
-    task, batch = SMALL.build(), make_batch(rows=9)
+    task, batch = build(SMALL), make_batch(rows=9)
     params, extra = task.begin(*jax.device_get(task.init(jax.random.key(0))), data_of(batch, QUANTILES))
     law = task.predict(params, extra, batch)
     unit = unit_of(batch)
@@ -66,7 +67,7 @@ def test_it_starts_as_the_scaled_quantiles_of_the_training_targets():
 
 
 def test_its_window_scales_are_those_of_training_windows():
-    task, batch = SMALL.build(), make_batch(rows=9)
+    task, batch = build(SMALL), make_batch(rows=9)
     params, extra = task.begin(*jax.device_get(task.init(jax.random.key(0))), data_of(batch, QUANTILES))
     spreads = [batch['features'][i, : batch['length'][i]].std(0) for i in range(9)]
     logs = np.log(np.concatenate([np.stack(spreads) * k for k in range(1, 9)]))
@@ -76,7 +77,7 @@ def test_its_window_scales_are_those_of_training_windows():
 
 
 def test_weights_that_were_trained_keep_their_start():
-    task, batch = SMALL.build(), make_batch()
+    task, batch = build(SMALL), make_batch()
     params, extra = jax.device_get(task.init(jax.random.key(0)))
     params = with_live_heads(params)
     again, measured = task.begin(params, extra, data_of(batch, QUANTILES))
@@ -90,15 +91,15 @@ def test_a_window_that_is_twice_as_wide_is_seen():
     batch = make_batch()
     wide = dict(batch, features=batch['features'] * 2)
     for config, same in ((SMALL, False), (dataclasses.replace(SMALL, window_scale=False), True)):
-        params, task = live(config.build())
+        params, task = live(build(config))
         extra = task.init(jax.random.key(0))[1]
         a, b = (np.asarray(jax.jit(task.predict)(params, extra, x).values) for x in (batch, wide))
         assert np.allclose(a, b, rtol=1e-4) == same
 
 
 def test_forecasts_are_in_units_of_volatility():
-    task, batch = SMALL.build(), make_batch()
-    task = dataclasses.replace(SMALL, window_scale=False).build()
+    task, batch = build(SMALL), make_batch()
+    task = build(dataclasses.replace(SMALL, window_scale=False))
     params, extra = task.init(jax.random.key(0))
     params = with_live_heads(params)
     louder = dict(batch, log_variance=batch['log_variance'] + np.log(4).astype(np.float32))
@@ -108,13 +109,13 @@ def test_forecasts_are_in_units_of_volatility():
 
 
 def test_without_data_the_unit_is_the_ewma_volatility_times_the_root_of_the_horizon():
-    task, batch = SMALL.build(), make_batch()
+    task, batch = build(SMALL), make_batch()
     unit, _ = task.pure.apply(*task.init(jax.random.key(0)), Model.find_unit, batch)
     np.testing.assert_allclose(unit, np.exp(batch['log_variance'][:, :1] / 2) * np.sqrt([1, 4]), rtol=1e-5)
 
 
 def test_coverage_is_that_of_each_horizon_too():
-    task, batch = SMALL.build(), make_batch(rows=6)
+    task, batch = build(SMALL), make_batch(rows=6)
     params, extra = task.init(jax.random.key(0))
     batch['target'][:, 1] = 1.0  # far out
     batch['target_mask'][0, 1] = False
@@ -128,7 +129,7 @@ def test_horizons_can_weigh_more():
     batch, weights = make_batch(), (1.0, 3.0)
     parts = []
     for config in (SMALL, dataclasses.replace(SMALL, horizon_weights=weights)):
-        task = config.build()
+        task = build(config)
         params, extra = task.init(jax.random.key(0))
         for h in range(2):
             one = dict(batch, target_mask=np.arange(2)[None] == np.full((5, 1), h))
@@ -141,7 +142,7 @@ def test_horizons_can_weigh_more():
 
 def _encode(config):
     """A figure of the vectors of all variables, as a function of (parameters, batch)."""
-    task = config.build()
+    task = build(config)
 
     def run(model, batch):
         return model.encode(model.normalize(batch)[0], model.read_clock(batch), batch['length'])
@@ -152,7 +153,7 @@ def _encode(config):
 def test_what_is_kept_changes_no_value_and_no_gradient():
     """13 windows in chunks of 4: the last chunk is padded."""
     config = dataclasses.replace(SMALL, chunk_rows=4)
-    arguments = *config.build().init(jax.random.key(0)), make_batch(rows=13)
+    arguments = *build(config).init(jax.random.key(0)), make_batch(rows=13)
     value, gradient = None, None
     for remat in ('none', 'dots', 'block', 'chunked'):
         got = jax.jit(jax.value_and_grad(_encode(dataclasses.replace(config, remat=remat))))(*arguments)
@@ -172,7 +173,7 @@ def _named(tree):
 def test_keeping_less_takes_less_memory():
     """By the compiler's account, of a step that is large against its parameters."""
     config = dataclasses.replace(SMALL, temporal_layers=3, chunk_rows=4)
-    shapes = jax.eval_shape(config.build().init, jax.random.key(0))
+    shapes = jax.eval_shape(build(config).init, jax.random.key(0))
     batch = make_batch(rows=32, slots=32)
 
     def temporary(remat):
@@ -184,7 +185,7 @@ def test_keeping_less_takes_less_memory():
 
 
 def test_dropout_is_random_and_only_with_a_key():
-    task, batch = dataclasses.replace(SMALL, dropout=0.3).build(), make_batch()
+    task, batch = build(dataclasses.replace(SMALL, dropout=0.3)), make_batch()
     params, extra = task.init(jax.random.key(0))
     params = with_live_heads(params)
     fn = jax.jit(lambda key: task.loss(params, extra, batch, key).total)
@@ -195,10 +196,10 @@ def test_dropout_is_random_and_only_with_a_key():
 
 def test_bfloat16_is_close():
     batch = make_batch(lengths=[12, 7, 9, 12, 3])
-    params, extra = SMALL.build().init(jax.random.key(0))
+    params, extra = build(SMALL).init(jax.random.key(0))
     params = with_live_heads(params)
     see = lambda dtype: jax.jit(
-        lambda p, b: dataclasses.replace(SMALL, dtype=dtype).build().pure.apply(p, extra, Model.__call__, b)[0]
+        lambda p, b: build(dataclasses.replace(SMALL, dtype=dtype)).pure.apply(p, extra, Model.__call__, b)[0]
     )(params, batch)
     exact, rough = see('float32'), see('bfloat16')
     assert rough.dtype == jnp.float32
@@ -216,11 +217,11 @@ def test_bfloat16_is_close():
 )
 def test_data_of_another_model_is_refused(change, said):
     data = data_of(make_batch(), QUANTILES)
-    SMALL.build().check(data)
+    build(SMALL).check(data)
     for name, value in change.items():
         setattr(data, name, value)
     with pytest.raises(InputError, match=said):
-        SMALL.build().check(data)
+        build(SMALL).check(data)
 
 
 @pytest.mark.parametrize(
@@ -245,11 +246,11 @@ def test_data_of_another_model_is_refused(change, said):
 )
 def test_fields_that_make_no_sense(fields):
     with pytest.raises(InputError):
-        dataclasses.replace(SMALL, **fields).build()
+        build(dataclasses.replace(SMALL, **fields))
 
 
 def test_a_batch_of_other_features_is_refused():
-    task = SMALL.build()
+    task = build(SMALL)
     params, extra = task.init(jax.random.key(0))
     with pytest.raises(InputError, match='4 features'):
         task.predict(params, extra, make_batch(variables=4))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import build
 from migt_batch import SMALL, make_batch, with_live_heads
 
 from fjq.models import migt
@@ -24,7 +25,7 @@ class Subject:
     """A model with live weights and, where asked, with faults that it has while it is traced. Bars may be nudged."""
 
     def __init__(self, *faults):
-        self.faults, self.task = ((Model, 'normalize', normalize_and_nudge), *faults), SMALL.build()
+        self.faults, self.task = ((Model, 'normalize', normalize_and_nudge), *faults), build(SMALL)
         self.params, self.extra = self.task.init(jax.random.key(1))
         self.params = with_live_heads(self.params)
         apply = lambda fn, p, batch: self.task.pure.apply(p, self.extra, fn, batch)[0]

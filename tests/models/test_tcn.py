@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import build
 from jax import export as jax_export
 
 from fjq.data.ticks.tcn import TcnData
@@ -50,18 +51,18 @@ def forward(task, params, batch, key=None):
     [({'d_model': 512}, 18_595_073), ({'d_model': 512, 'num_tickers': 100, 'stream': 'stocks'}, 18_629_441)],
 )
 def test_full_size_has_the_published_number_of_parameters(changes, count):
-    params, _ = jax.eval_shape(Tcn(**changes).build().init, jax.random.key(0))
+    params, _ = jax.eval_shape(build(Tcn(**changes)).init, jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(params)) == count
 
 
 def test_parts_have_the_published_numbers_of_parameters():
-    params, _ = jax.eval_shape(Tcn(d_model=512).build().init, jax.random.key(0))
+    params, _ = jax.eval_shape(build(Tcn(d_model=512)).init, jax.random.key(0))
     size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     assert [size(params[k]) for k in ('frame_encoder', 'chunked_encoder', 'rv_head')] == [18_131_456, 265_216, 198_401]
 
 
 def test_padding_chunks_frames_and_rows_change_nothing():
-    task = TINY.build()
+    task = build(TINY)
     params, _ = task.init(jax.random.key(0))
     batch = make_batch()
     wide = dict(batch)
@@ -82,7 +83,7 @@ def test_gradient_is_finite_with_padded_rows_and_unknown_targets():
     batch = make_batch()
     batch['target'][1], batch['target_mask'][1], batch['mask'][2] = 0, False, False
     for loss in ('huber', 'mse', 'l1', 'qlike'):
-        task = dataclasses.replace(TINY, loss=loss).build()
+        task = build(dataclasses.replace(TINY, loss=loss))
         params, _ = task.init(jax.random.key(0))
         out, grads = jax.value_and_grad(lambda p, task=task: task.loss(p, {}, batch, None).total)(params)
         assert np.isfinite(out) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -94,14 +95,14 @@ def test_masked_model_does_not_see_what_lies_in_the_padding():
     other = dict(batch, chunks=batch['chunks'].copy())
     other['chunks'][np.arange(256)[None, None] >= batch['weights'][..., None]] = 9.0
     for masked, same in ((True, True), (False, False)):
-        task = dataclasses.replace(TINY, masked=masked).build()
+        task = build(dataclasses.replace(TINY, masked=masked))
         params, _ = task.init(jax.random.key(0))
         assert np.allclose(forward(task, params, batch), forward(task, params, other), atol=1e-6) == same
 
 
 def test_causal_blocks_do_not_read_the_future():
     config = dataclasses.replace(TINY, causal=True, layers=3)
-    task = config.build()
+    task = build(config)
     params, _ = task.init(jax.random.key(0))
 
     def conv_only(x):  # one-group norms mix all positions, so the first convolution alone is causal
@@ -112,7 +113,7 @@ def test_causal_blocks_do_not_read_the_future():
 
 
 def test_a_frame_is_the_mean_of_its_chunks_weighted_by_ticks():
-    task = TINY.build()
+    task = build(TINY)
     params, _ = task.init(jax.random.key(0))
     batch = make_batch(rows=1)
     e = np.asarray(task.encode_chunks(params, batch['chunks'][0], batch['weights'][0]))
@@ -129,7 +130,7 @@ def test_a_frame_is_the_mean_of_its_chunks_weighted_by_ticks():
 
 def test_ticker_embedding_is_a_vector_a_tick_and_zero_for_none():
     config = dataclasses.replace(TINY, num_tickers=5, stream='stocks')
-    task = config.build()
+    task = build(config)
     params, _ = task.init(jax.random.key(0))
     batch = make_batch()
     batch['tickers'] = np.full(batch['chunks'].shape[:3], -1, np.int32)
@@ -143,7 +144,7 @@ def test_ticker_embedding_is_a_vector_a_tick_and_zero_for_none():
 
 
 def test_dropout_is_driven_by_the_key_alone():
-    task = dataclasses.replace(TINY, dropout=0.3).build()
+    task = build(dataclasses.replace(TINY, dropout=0.3))
     params, _ = task.init(jax.random.key(0))
     batch = make_batch()
     a, b, c = (task.loss(params, {}, batch, k).total for k in (jax.random.key(1), jax.random.key(1), jax.random.key(2)))
@@ -156,7 +157,7 @@ def test_slices_of_chunks_give_the_same_gradient_in_less_memory():
     batch = make_batch(rows=2, chunks=4)
     grads, memory = [], []
     for size in (0, 3):
-        task = Tcn(hidden=64, d_model=16, head_hidden=16, dropout=0.0, remat_chunks=size).build()
+        task = build(Tcn(hidden=64, d_model=16, head_hidden=16, dropout=0.0, remat_chunks=size))
         params, _ = task.init(jax.random.key(0))
         step = jax.jit(jax.grad(lambda p, task=task: task.loss(p, {}, batch, None).total))
         compiled = step.lower(params).compile()
@@ -169,7 +170,7 @@ def test_slices_of_chunks_give_the_same_gradient_in_less_memory():
 @pytest.mark.parametrize('size', [4, 50])
 def test_slices_of_chunks_export_for_any_number_of_rows(size):
     """One row has more chunks than a slice, or it is open whether the rows have."""
-    task = dataclasses.replace(TINY, layers=2, remat_chunks=size).build()
+    task = build(dataclasses.replace(TINY, layers=2, remat_chunks=size))
     params, _ = task.init(jax.random.key(0))
     predict = jax.jit(lambda batch: task.predict(params, {}, batch).mean())
     (rows,) = jax_export.symbolic_shape('rows')
@@ -182,16 +183,16 @@ def test_slices_of_chunks_export_for_any_number_of_rows(size):
 
 def test_bfloat16_stays_close_and_keeps_the_parameters_in_float32():
     batch = make_batch()
-    half = dataclasses.replace(TINY, dtype='bfloat16').build()
+    half = build(dataclasses.replace(TINY, dtype='bfloat16'))
     params, _ = half.init(jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
     out = forward(half, params, batch)
     assert out.dtype == jnp.float32
-    np.testing.assert_allclose(out, forward(TINY.build(), params, batch), atol=0.05)
+    np.testing.assert_allclose(out, forward(build(TINY), params, batch), atol=0.05)
 
 
 def test_horizons_widen_the_head_and_are_masked_one_by_one():
-    task = dataclasses.replace(TINY, horizons=3).build()
+    task = build(dataclasses.replace(TINY, horizons=3))
     params, _ = task.init(jax.random.key(0))
     batch = make_batch(horizons=3)
     batch['target_mask'][:, 1] = False
@@ -202,7 +203,7 @@ def test_horizons_widen_the_head_and_are_masked_one_by_one():
 def test_unknown_choices_are_refused():
     for field, value in (('loss', 'hubre'), ('dtype', 'float16'), ('stream', '../x')):
         with pytest.raises(InputError, match='hoose'):
-            dataclasses.replace(TINY, **{field: value}).build()
+            build(dataclasses.replace(TINY, **{field: value}))
 
 
 def test_qlike_trains_a_head_that_starts_far_below():
@@ -222,7 +223,7 @@ def test_qlike_trains_a_head_that_starts_far_below():
 def test_another_function_than_the_original_is_not_exported_as_the_original():
     for field in ('causal', 'masked'):
         with pytest.raises(InputError, match=f'task.{field}'):
-            dataclasses.replace(TINY, **{field: True}).build().torch_files(None, None)
+            build(dataclasses.replace(TINY, **{field: True})).torch_files(None, None)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_another_function_than_the_original_is_not_exported_as_the_original():
 )
 def test_sizes_that_make_no_model_are_refused(fields):
     with pytest.raises(InputError, match='task.' + next(iter(fields))):
-        dataclasses.replace(TINY, **fields).build()
+        build(dataclasses.replace(TINY, **fields))
 
 
 class Facts:
@@ -257,12 +258,12 @@ class Facts:
 )
 def test_data_of_other_widths_are_refused(task, data, message):
     with pytest.raises(InputError, match=message):
-        dataclasses.replace(TINY, **task).build().check_settings(TcnData(split=None, **data))
-    TINY.build().check_settings(TcnData(split=None))
+        build(dataclasses.replace(TINY, **task)).check_settings(TcnData(split=None, **data))
+    build(TINY).check_settings(TcnData(split=None))
 
 
 def test_the_figures_of_a_validation_are_known_before_the_data():
-    task, batch = TINY.build(), make_batch()
+    task, batch = build(TINY), make_batch()
     loss = jax.eval_shape(lambda key: task.loss(*task.init(key), batch, None), jax.random.key(0))
     assert set(loss.metrics) == set(task.figures)
 
@@ -270,9 +271,9 @@ def test_the_figures_of_a_validation_are_known_before_the_data():
 @pytest.mark.parametrize(('name', 'value'), [('features', 'v2'), ('frame', '20min'), ('chunk_len', 64)])
 def test_weights_are_bound_to_what_a_tick_a_chunk_and_a_frame_are(tmp_path, name, value):
     (tmp_path / 'manifest.json').write_text(json.dumps({'data': Facts().facts}))
-    check_fit(TINY.build(), Facts(horizons=[5]), tmp_path)
+    check_fit(build(TINY), Facts(horizons=[5]), tmp_path)
     with pytest.raises(InputError, match=f'trained with the {name} {Facts().facts[name]}, the data have {value}'):
-        check_fit(TINY.build(), Facts(**{name: value}), tmp_path)
+        check_fit(build(TINY), Facts(**{name: value}), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_weights_are_bound_to_what_a_tick_a_chunk_and_a_frame_are(tmp_path, name
 )
 def test_compat512_has_the_shapes_of_the_original(name, variant, count):
     config = load_config(Path(__file__).resolve().parents[2] / 'configs' / f'tcn_{name}.py', variant)
-    params, _ = jax.eval_shape(config.task.build().init, jax.random.key(0))
+    params, _ = jax.eval_shape(build(config.task).init, jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(params)) == count
     assert config.data.num_tickers == config.task.num_tickers
     assert bool(config.data.tickers) == (name == 'stocks') and config.data.top.out == config.data.tickers

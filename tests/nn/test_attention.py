@@ -11,6 +11,8 @@ from fjq.errors import InputError
 from fjq.nn import attention
 from fjq.nn.attention import attend
 
+compiled = jax.jit(attend, static_argnames=('causal', 'window', 'scale'))  # the operation alone is many programs
+
 
 def _inputs(batch=2, queries=6, keys=6, heads=4, kv_heads=2, size=8, seed=0):
     draw = np.random.default_rng(seed).standard_normal
@@ -60,7 +62,7 @@ def test_every_combination(causal, window, kv_lengths):
                 < 0.4
             )
         seen = _seen(2, 4, queries, keys, mask, causal, window, lengths)
-        ours = attend(
+        ours = compiled(
             *_single(q, k, v),
             mask=None if mask is None else jnp.asarray(mask),
             causal=causal,
@@ -76,12 +78,8 @@ def test_shared_heads_bias_and_scale(heads, kv_heads):
     for shape in [(6, 6), (1, heads, 6, 6), (2, 1, 1, 6), (2, heads, 6, 6)]:
         bias = np.random.default_rng(3).standard_normal(shape)
         seen = _seen(2, heads, 6, 6, None, True, None, None)
-        ours = attend(
-            *_single(
-                q,
-                k,
-                v,
-            ),
+        ours = compiled(
+            *_single(q, k, v),
             bias=jnp.asarray(bias, jnp.float32),
             causal=True,
             scale=0.7,
@@ -114,7 +112,7 @@ def test_queries_without_keys_are_zero_with_zero_gradients(case):
         n: jnp.asarray(a, bool if n == 'mask' else None) for n, a in options.items() if n in ('mask', 'kv_lengths_B')
     }
     run = lambda q, k, v: attend(q, k, v, **(options | arrays))
-    y = run(q, k, v)
+    y = jax.jit(run)(q, k, v)
     assert not np.asarray(y)[empty].any() and np.asarray(y)[~empty].any(-1).all()
 
     weights = np.random.default_rng(5).standard_normal(y.shape).astype(np.float32)
@@ -135,7 +133,7 @@ def test_what_lies_beyond_a_length_changes_nothing_however_large():
     bias = np.random.default_rng(3).standard_normal((1, 4, 6, 6)).astype(np.float32)
     lengths = jnp.array([2, 5])
     run = lambda k, v, bias: attend(q, k, v, bias=bias, kv_lengths_B=lengths)
-    every = jax.grad(lambda *a: (run(*a) ** 2).sum(), (0, 1, 2))
+    run, every = jax.jit(run), jax.jit(jax.grad(lambda *a: (run(*a) ** 2).sum(), (0, 1, 2)))
     far = np.arange(6)[None] >= np.asarray(lengths)[:, None]
     large = np.where(far[..., None, None], 1e4, k), np.where(far[..., None, None], -1e4, v)
     beyond = np.where(np.arange(6) >= 5, 1e4, bias)
@@ -161,10 +159,10 @@ def test_gradients_equal_finite_differences():
 
 def test_a_step_with_a_cache_equals_the_whole_sequence():
     q, k, v = _single(*_inputs(queries=6, keys=6))
-    whole = attend(q, k, v, causal=True, window=(3, 0))
+    whole = compiled(q, k, v, causal=True, window=(3, 0))
     for t in (0, 2, 5):
         np.testing.assert_allclose(
-            attend(q[:, t : t + 1], k[:, : t + 1], v[:, : t + 1], causal=True, window=(3, 0))[:, 0],
+            compiled(q[:, t : t + 1], k[:, : t + 1], v[:, : t + 1], causal=True, window=(3, 0))[:, 0],
             whole[:, t],
             atol=1e-6,
         )

@@ -349,7 +349,7 @@ def test_real_bars(data_dir, tmp_path, name, other, split):
 
 def test_bars_of_an_a_share_lie_within_its_hours(data_dir):
     """09:30 to 11:30 and 13:00 to 15:00: its vendors stamp the end. Longer bars hold as many of them as they should."""
-    config = load_config(Path(__file__).parents[2] / 'configs' / 'migt_tvdt.py', 'cn').data
+    config = load_config(Path(__file__).parents[3] / 'configs' / 'migt_tvdt.py', 'cn').data
     bars = dataclasses.replace(config, path=str(data_dir / 'bars' / 'cn_5min.csv')).read()
     minute = read_clock(bars.time, find_zone('Asia/Shanghai')).minute
     morning, afternoon = (np.arange(start, start + 120, 5) for start in (570, 780))
