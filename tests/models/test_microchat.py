@@ -20,9 +20,14 @@ HORIZONS = (1, 4)
 def make(stage, **changes):
     gpt = changes.pop('gpt', small())
     task = build(Microchat(stage=stage, gpt=gpt, horizons=HORIZONS, paths=6, valid_paths=4, group=4, **changes))
-    params, extra = jax.jit(task.init)(jax.random.key(0))
-    params['lm_head']['kernel'] = 0.3 * jax.random.normal(jax.random.key(1), params['lm_head']['kernel'].shape)
-    return task, *task.begin(params, extra, None)
+    task.log_probabilities = jax.jit(task.log_probabilities)
+
+    def start(key):
+        params, extra = task.init(key)
+        params['lm_head']['kernel'] = 0.3 * jax.random.normal(jax.random.key(1), params['lm_head']['kernel'].shape)
+        return task.begin(params, extra, None)
+
+    return task, *jax.jit(start)(jax.random.key(0))
 
 
 def log_law(task, params, batch):
@@ -65,7 +70,8 @@ def test_the_loss_of_rl_by_hand():
     task, params, extra = make('rl', reward='proximity', kl_weight=0.3, entropy_weight=0.2)
     batch = jax.jit(task.prepare)(params, extra, make_batch(), jax.random.key(4))
     ids, reward = np.asarray(batch['rollouts']), np.asarray(batch['reward'])
-    moved = jax.tree.map(lambda x: x + 0.02 * jax.random.normal(jax.random.key(9), x.shape), params)
+    move = lambda x: x + 0.02 * jax.random.normal(jax.random.key(9), x.shape)
+    moved = jax.jit(lambda params: jax.tree.map(move, params))(params)
     loss = jax.jit(task.loss)(moved, extra, batch, jax.random.key(5))
     total, kl, entropy, weight = 0.0, 0.0, 0.0, 0
     for b in range(5):
@@ -105,7 +111,7 @@ def test_rl_tells_the_calibration_before_and_after():
     low, high = (np.asarray(end)[:4] for end in law.interval(0.8))
     share = [((rows['target'] >= low) & (rows['target'] <= high))[v, h].mean() for h, v in enumerate(rows['valid'].T)]
     assert f'80% intervals cover {share[0]:.1%}, {share[1]:.1%};' in before and '90% intervals' in before
-    narrow = jax.tree.map(lambda x: 1e3 * x, params)  # it is sure of every token
+    narrow = jax.tree.map(lambda x: 1e3 * np.asarray(x), params)  # it is sure of every token
     before, after = task.conclude(narrow, {'reference': params}, data)
     assert before.removeprefix('calibration before') != after.removeprefix('calibration after')
     assert not hasattr(make('sft')[0], 'conclude')

@@ -2,7 +2,7 @@
 
 import itertools
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 from token_batch import make_batch
@@ -16,13 +16,13 @@ HORIZONS, COST = (1, 4), 0.01
 @pytest.fixture(scope='module')
 def rollouts():
     ids = np.random.Generator(np.random.Philox(9)).integers(0, 20, (5, 6, 4)).astype(np.int32)
-    return read_paths({k: jnp.asarray(v) for k, v in make_batch().items()}, jnp.asarray(ids), HORIZONS)
+    return jax.device_get(jax.jit(read_paths, static_argnums=2)(make_batch(), ids, HORIZONS))
 
 
 def test_returns_follow_their_own_volatility():
     batch = make_batch()
     ids = np.random.Generator(np.random.Philox(9)).integers(0, 20, (5, 6, 4)).astype(np.int32)
-    out = path_returns(ids, *(jnp.asarray(batch[k]) for k in ('token_return', 'scale', 'scale_decay')))
+    out = np.asarray(jax.jit(path_returns)(ids, *(batch[k] for k in ('token_return', 'scale', 'scale_decay'))))
     for r, p in itertools.product(range(5), range(6)):
         s = float(batch['scale'][r])
         for t in range(4):
@@ -69,7 +69,7 @@ def by_hand(name, r, b, p):
 
 @pytest.mark.parametrize('name', REWARDS)
 def test_a_reward_is_what_loops_give(rollouts, name):
-    out = np.asarray(REWARDS[name](rollouts, 20, COST))
+    out = np.asarray(jax.jit(REWARDS[name])(rollouts, 20, COST))
     assert out.shape == (5, 6) and np.ptp(out[:3]) > 0
     for b, p in itertools.product(range(5), range(6)):
         assert out[b, p] == pytest.approx(by_hand(name, rollouts, b, p), rel=2e-4, abs=2e-5), (b, p)
@@ -77,7 +77,7 @@ def test_a_reward_is_what_loops_give(rollouts, name):
 
 
 def test_the_level_of_the_crps_reward_is_the_crps_of_the_group(rollouts):
-    out = np.asarray(REWARDS['crps'](rollouts, 20, COST))
+    out = np.asarray(jax.jit(REWARDS['crps'])(rollouts, 20, COST))
     x, y = np.asarray(rollouts.ahead), np.asarray(rollouts.target)
     for b in range(3):
         scores = [
@@ -88,9 +88,10 @@ def test_the_level_of_the_crps_reward_is_the_crps_of_the_group(rollouts):
 
 
 def test_an_advantage_is_within_the_group():
-    reward = jnp.array([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0]])
-    np.testing.assert_allclose(compare_with_group(reward, standardised=False), [[-2, -1, 3], [0, 0, 0]])
+    reward = np.float32([[1, 2, 6], [5, 5, 5]])
+    compare = jax.jit(compare_with_group, static_argnames='standardised')
+    np.testing.assert_allclose(compare(reward, standardised=False), [[-2, -1, 3], [0, 0, 0]])
     std = np.std([1, 2, 6])
     np.testing.assert_allclose(
-        compare_with_group(reward, standardised=True), [[-2 / std, -1 / std, 3 / std], [0, 0, 0]], rtol=1e-6
+        compare(reward, standardised=True), [[-2 / std, -1 / std, 3 / std], [0, 0, 0]], rtol=1e-6
     )

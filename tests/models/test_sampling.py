@@ -31,7 +31,7 @@ def keys(count):
     return jax.random.split(jax.random.key(5), count)
 
 
-PROMPT = jax.random.randint(jax.random.key(2), (3, 9), 0, 20)
+PROMPT = np.asarray(jax.random.randint(jax.random.key(2), (3, 9), 0, 20))
 
 
 @pytest.mark.parametrize('sampling', [{}, {'temperature': 0.0}, {'temperature': 0.7, 'top_k': 5, 'top_p': 0.8}])
@@ -39,13 +39,18 @@ def test_a_loop_that_runs_the_whole_prefix_each_time_gives_the_same_tokens(model
     pure, params = model
     ids = sample(model, PROMPT, keys(3), **sampling)
     assert ids.shape == (3, 3, 6) and ids.dtype == np.int32
-    u = draw_uniforms(keys(3), 3, 6)
-    rows = jnp.repeat(PROMPT, 3, 0)
-    logits = jax.jit(lambda rows: pure.apply(params, {}, Model.__call__, rows)[0])
+    u = np.asarray(jax.jit(draw_uniforms, static_argnums=(1, 2))(keys(3), 3, 6))
+    rows = np.repeat(PROMPT, 3, 0)
+
+    @jax.jit
+    def draw(rows, last, u):
+        logits = pure.apply(params, {}, Model.__call__, rows)[0]
+        return choose(logits[:, last], u, Sampling(**sampling))
+
     for t in range(6):
-        padded = jnp.pad(rows, ((0, 0), (0, 15 - rows.shape[1])))  # one shape, so one program
-        token = choose(logits(padded)[:, rows.shape[1] - 1], u[..., t].reshape(9), Sampling(**sampling))
-        rows = jnp.concatenate([rows, token[:, None]], 1)
+        padded = np.pad(rows, ((0, 0), (0, 15 - rows.shape[1])))  # one shape, so one program
+        token = draw(padded, rows.shape[1] - 1, u[..., t].reshape(9))
+        rows = np.concatenate([rows, token[:, None]], 1)
     np.testing.assert_array_equal(ids.reshape(9, 6), rows[:, 9:])
 
 
@@ -57,9 +62,9 @@ def test_a_path_is_the_same_in_any_batch_and_beside_any_others(model):
 
 
 def test_draws_follow_the_distribution():
-    logits = jnp.log(jnp.array([0.5, 0.0, 0.3, 0.2]))
-    u = (jnp.arange(4000) + 0.5) / 4000
-    draw = lambda **s: np.bincount(choose(jnp.repeat(logits[None], 4000, 0), u, Sampling(**s)), minlength=4) / 4000
+    p, u = np.float32([0.5, 0, 0.3, 0.2]), (np.arange(4000, dtype=np.float32) + 0.5) / 4000
+    tokens = lambda s: jax.jit(lambda u: choose(jnp.log(jnp.broadcast_to(p, (4000, 4))), u, Sampling(**s)))(u)
+    draw = lambda **s: np.bincount(tokens(s), minlength=4) / 4000
     np.testing.assert_allclose(draw(), [0.5, 0, 0.3, 0.2], atol=1e-3)
     hot = np.array([0.5, 0, 0.3, 0.2]) ** 2
     np.testing.assert_allclose(draw(temperature=0.5), hot / hot.sum(), atol=1e-3)
@@ -70,9 +75,10 @@ def test_draws_follow_the_distribution():
 
 
 def test_what_has_no_mass_is_never_drawn():
-    logits = jnp.array([[-jnp.inf, 0.0, -jnp.inf], [0.0, -jnp.inf, -jnp.inf]])
+    logits = np.float32([[-np.inf, 0, -np.inf], [0, -np.inf, -np.inf]])
+    draw = jax.jit(lambda u: choose(logits, u, Sampling()))
     for u in (0.0, 1 - 2.0**-24):
-        np.testing.assert_array_equal(choose(logits, jnp.full(2, u), Sampling()), [1, 0])
+        np.testing.assert_array_equal(draw(np.full(2, u, np.float32)), [1, 0])
 
 
 @pytest.mark.parametrize(
