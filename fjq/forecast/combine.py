@@ -1,5 +1,6 @@
 """Operations between laws: rescale, transform, pool, dress, write out."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -56,6 +57,7 @@ def transform(law: Law, fn: Callable) -> Law:
     )
 
 
+@functools.partial(jax.jit, static_argnames='count')
 def pool(law: Law, index, count: int, weight=None) -> Law:
     """One forecast an index from the rows that share it: the weighted mean of their quantile functions.
 
@@ -95,6 +97,7 @@ def pool(law: Law, index, count: int, weight=None) -> Law:
     raise InputError(f'{type(law).__name__} is not a forecast law')
 
 
+@functools.partial(jax.jit, static_argnames='scale')
 def dress(point: Point, errors, scale: str, weight=None) -> Atoms:
     """A point forecast with the errors that its kind made before: honest intervals for a model without a law.
 

@@ -41,6 +41,10 @@ class Law:
     def quantile(self, p) -> jax.Array:
         """The p-quantile. p: a number or an array of probabilities, the same for all rows -> [..., *p.shape]."""
         require_probability(p)
+        return self._quantile(jnp.asarray(p))
+
+    @jax.jit
+    def _quantile(self, p) -> jax.Array:
         p = as_float(p)
         p_xP = jnp.broadcast_to(p.reshape((1,) * len(self.shape) + (-1,)), self.shape + (p.size,))
         return self.invert(p_xP).reshape(self.shape + p.shape)

@@ -154,15 +154,17 @@ class Mixture(Law):
             draw = jax.random.t(draw_key, take(jnp.minimum(df, 1e7)), which.shape)
         return take(loc) + take(scale) * draw
 
-    @functools.partial(jax.jit, static_argnames=('lower', 'upper'))
     def trimmed_mean(self, lower: float, upper: float) -> jax.Array:
         """The mean of the quantile function over lower < p < upper: (0.1, 0.9) trims a tenth at both ends."""
         return (self._below(upper) - self._below(lower)) / (upper - lower)
 
     def _below(self, p: float) -> jax.Array:
         """The integral of the quantile function from 0 to p."""
-        if p in (0, 1):
-            return self.mean() * p
+        return self.mean() * p if p in (0, 1) else self._below_inner(p)
+
+    @jax.jit
+    def _below_inner(self, p: float) -> jax.Array:
+        """For 0 < p < 1, one program for all of them."""
         w, loc, scale, df = self._parts()
         q = self.quantile(p)[..., None]
         z = (q - loc) / scale
