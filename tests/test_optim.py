@@ -25,11 +25,16 @@ def run(config, steps, total=100):
     """Parameters after `steps` updates with gradients of the sum of fourth powers, and the factors used."""
     p = params()
     optimizer = make_optimizer(config, total, p)
-    state = optimizer.init(p)
-    for _ in range(steps):
+    state = jax.jit(optimizer.init)(p)
+
+    @jax.jit
+    def step(p, state):
         grads = jax.tree.map(lambda x: 4 * x**3, p)
         updates, state = optimizer.update(grads, state, p)
-        p = optax.apply_updates(p, updates)
+        return optax.apply_updates(p, updates), state
+
+    for _ in range(steps):
+        p, state = step(p, state)
     return p
 
 
@@ -140,7 +145,7 @@ def test_bad_rules_are_named(config, words):
 def test_the_moments_are_found_in_a_state():
     p = params()
     optimizer = make_optimizer(Optim(), 10, p)
-    _, state = optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p)
+    _, state = jax.jit(lambda p: optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p))(p)
     stored = [{'count': 1, 'mu': state[1].mu, 'nu': state[1].nu} if i == 1 else None for i in range(5)]
     assert find_adam(stored, p)['mu'] is state[1].mu
     assert find_adam({'0': None, '1': stored[1]}, p)['nu'] is state[1].nu
@@ -153,13 +158,13 @@ def test_muon_takes_matrices_and_adam_the_rest():
     """The update of a matrix is orthogonal times sqrt(max(1, out / in)); that of the others is Adam's."""
     draw = np.random.default_rng(0).normal
     params = {'block': {'kernel': draw(size=(4, 6))}, 'stack': {'kernel': draw(size=(2, 6, 3))}, 'head': draw(size=5)}
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
     grads = jax.tree.map(lambda x: x**3, params)
     config = Optim(learning_rate=1.0, clip_norm=0.0, muon_rules=('kernel=1', '.*=0'))
     updates = {}
     for name, c in (('muon', config), ('adam', dataclasses.replace(config, muon_rules=('.*=0',)))):
         optimizer = make_optimizer(c, 10, params)
-        updates[name], _ = optimizer.update(grads, optimizer.init(params), params)
+        updates[name], _ = jax.jit(lambda p, g, o=optimizer: o.update(g, o.init(p), p))(params, grads)
     np.testing.assert_allclose(updates['muon']['head'], updates['adam']['head'], rtol=1e-6)
     for name, matrix in (('block', updates['muon']['block']['kernel']), ('stack', updates['muon']['stack']['kernel'])):
         values = np.linalg.svd(np.asarray(matrix) / max(1, matrix.shape[-1] / matrix.shape[-2]) ** 0.5)[1]

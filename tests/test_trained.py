@@ -5,7 +5,6 @@ import sys
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -61,12 +60,12 @@ def trained():
 def by_hand(trained):
     """Mean forecast of each day: of its rows, each predicted alone from its own ticks."""
     data = trained.config.data.from_table(make_ticks())
-    means = {}
+    means, predict = {}, jax.jit(trained.task.predict)
     for i in range(len(data.batches('all', fjq.task.Shard()))):
         batch = data.batches('all', fjq.task.Shard())[i]
         for r in np.flatnonzero(batch['mask']):
             row = {k: v[r : r + 1] for k, v in batch.items()}
-            value = np.asarray(trained.task.predict(trained.params, trained.extra, row).mean())[0, 0]
+            value = np.asarray(predict(trained.params, trained.extra, row).mean())[0, 0]
             means.setdefault(int(batch['row'][r]), []).append(value)
     assert max(len(m) for m in means.values()) > 1
     return [np.mean(means[i]) for i in range(3)]
@@ -161,7 +160,7 @@ def test_rows_of_a_batch_that_share_a_row_are_averaged():
     np.testing.assert_allclose(law.mean(), [[0, 1], [12, 13], [20, 21]])
     assert rows['time'].tolist() == [0, 1, 2]
     mixture, _ = predict_rows(
-        lambda b: Mixture(jnp.ones((*b['value'].shape, 1)), b['value'][..., None], 0 * b['value'][..., None] + 2, None),
+        lambda b: Mixture(np.ones((*b['value'].shape, 1)), b['value'][..., None], 0 * b['value'][..., None] + 2, None),
         Rows((2, 0, 1, 1)),
         'all',
     )
@@ -299,7 +298,7 @@ def test_embeddings_are_those_of_the_task(trained):
     batch = data.batches('all', fjq.task.Shard())[0]
     vectors = trained.embed(batch)
     assert vectors.shape == (4, 6, 4)
-    np.testing.assert_allclose(vectors, trained.task.embed(trained.params, trained.extra, batch), atol=1e-6)
+    np.testing.assert_allclose(vectors, jax.jit(trained.task.embed)(trained.params, trained.extra, batch), atol=1e-6)
 
 
 def test_a_calibration_goes_with_its_weights(run, tmp_path):

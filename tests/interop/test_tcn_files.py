@@ -1,5 +1,6 @@
 """The exported TCN files: names, order, shapes, sizes, aliasing, and strict loading into PyTorch modules."""
 
+import functools
 import json
 
 import jax
@@ -27,6 +28,11 @@ def shapes_of(config: Tcn):
     return jax.eval_shape(config.build().init, jax.random.key(0))[0]
 
 
+@functools.cache
+def shapes_at_full_size(stream, d_model):
+    return shapes_of(Tcn(stream=stream, d_model=d_model, **STREAMS[stream]))
+
+
 def small(**changes):
     return Tcn(**({'hidden': 8, 'layers': 3, 'd_model': 6, 'head_hidden': 10} | changes))
 
@@ -35,7 +41,7 @@ def small(**changes):
 @pytest.mark.parametrize('stream', STREAMS)
 def test_key_order_and_shapes_are_the_originals(golden_dir, stream, d_model):
     golden = json.loads((golden_dir / 'tcn_state_dict_shapes.json').read_text())[f'{stream}-{d_model}']
-    params = values_like(shapes_of(Tcn(stream=stream, d_model=d_model, **STREAMS[stream])))
+    params = values_like(shapes_at_full_size(stream, d_model))
     parts = {
         'frame_encoder': tcn_files.frame_encoder_state_dict(params),
         'chunked_encoder': tcn_files.chunked_encoder_state_dict(params),
@@ -56,7 +62,7 @@ def test_key_order_and_shapes_are_the_originals(golden_dir, stream, d_model):
 @pytest.mark.parametrize('d_model', [128, 512])
 @pytest.mark.parametrize('stream', STREAMS)
 def test_the_encoder_file_loads_strictly_with_shared_storage(tmp_path, stream, d_model):
-    params = values_like(shapes_of(Tcn(stream=stream, d_model=d_model, **STREAMS[stream])))
+    params = values_like(shapes_at_full_size(stream, d_model))
     path = tmp_path / f'tcn_{stream}_encoder.pt'
     torch_file.write(path, tcn_files.encoder_file(stream, params))
     numbers = sum(x.size for x in jax.tree.leaves({k: params[k] for k in ('frame_encoder', 'chunked_encoder')}))

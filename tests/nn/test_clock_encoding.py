@@ -1,15 +1,19 @@
 """Time of day, weekday and date as vectors."""
 
+import functools
+
 import jax
 import numpy as np
 
 from fjq.bridge import Pure
 from fjq.nn.clock_encoding import ClockEncoding, Time2Vec, harmonics, waves
 
+compiled = jax.jit(harmonics, static_argnums=(1, 2))
+
 
 def test_harmonics_are_sines_and_cosines_of_whole_turns():
     bars = np.array([[0, 1, 144, 287]])
-    got = np.asarray(harmonics(bars, 288, 32))
+    got = np.asarray(compiled(bars, 288, 32))
     angle = 2 * np.pi * np.arange(1, 17) * bars[..., None].astype(np.float64) / 288
     np.testing.assert_allclose(got[..., 0::2], np.sin(angle), atol=2e-6)
     np.testing.assert_allclose(got[..., 1::2], np.cos(angle), atol=2e-6)
@@ -17,19 +21,23 @@ def test_harmonics_are_sines_and_cosines_of_whole_turns():
 
 def test_the_published_distances():
     """Neighbours over midnight are close, noon is far: 0.8411 and the root of 32."""
-    at = lambda bar: np.asarray(harmonics(np.array([bar]), 288, 32), np.float64)[0]
+    at = lambda bar: np.asarray(compiled(np.array([bar]), 288, 32), np.float64)[0]
     np.testing.assert_allclose(np.linalg.norm(at(0) - at(287)), 0.8411, atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(at(0) - at(144)), np.sqrt(32), atol=1e-4)
     np.testing.assert_allclose(at(0), at(288), atol=1e-6)
 
 
-def encode(learned, bar, weekday, month, year):
+@functools.cache
+def encoder(learned, age_dim=0):
     pure = Pure(
-        lambda rngs: ClockEncoding(6, bars_per_day=48, dims=(8, 4, 6, 6), age_dim=0, learned=learned, rngs=rngs)
+        lambda rngs: ClockEncoding(6, bars_per_day=48, dims=(8, 4, 6, 6), age_dim=age_dim, learned=learned, rngs=rngs)
     )
     params, _ = pure.init(jax.random.key(0))
-    arrays = [np.array(x, np.int32) for x in (bar, weekday, month, year, [2])]
-    return np.asarray(pure.apply(params, {}, lambda m: m(*arrays))[0])
+    return jax.jit(lambda *arrays: pure.apply(params, {}, lambda m: m(*arrays))[0])
+
+
+def encode(learned, bar, weekday, month, year):
+    return np.asarray(encoder(learned)(*(np.array(x, np.int32) for x in (bar, weekday, month, year, [2]))))
 
 
 def test_every_part_of_the_date_is_seen():
@@ -55,7 +63,7 @@ def test_time2vec_is_all_but_constant_at_first():
     """Why it is not the default: the whole range of a year moves its output by a quarter."""
     pure = Pure(lambda rngs: Time2Vec(32, rngs=rngs))
     params, _ = pure.init(jax.random.key(0))
-    got = pure.apply(params, {}, lambda m: m(np.array([1, 366])))[0]
+    got = jax.jit(lambda days: pure.apply(params, {}, lambda m: m(days))[0])(np.array([1, 366]))
     assert np.abs(np.asarray(got)[1] - np.asarray(got)[0]).max() < 0.4
 
 
@@ -64,20 +72,12 @@ def test_a_window_of_a_day_has_an_order_by_age_alone():
     bars = np.arange(48)[None] % 48
     date = [np.array([k], np.int32) for k in (1, 2, 3, 48)]
     for age_dim, same in ((0, True), (8, False)):
-        pure = Pure(
-            lambda rngs, n=age_dim: ClockEncoding(
-                6, bars_per_day=48, dims=(8, 4, 6, 6), age_dim=n, learned=False, rngs=rngs
-            )
-        )
-        params, _ = pure.init(jax.random.key(0))
-        one, other = (
-            np.asarray(pure.apply(params, {}, lambda m, b=b: m(b, *date))[0]) for b in (bars, np.roll(bars, 24, 1))
-        )
+        one, other = (np.asarray(encoder(False, age_dim)(b, *date)) for b in (bars, np.roll(bars, 24, 1)))
         assert np.allclose(np.roll(one, 24, 1), other, atol=1e-5) == same
 
 
 def test_ages_are_told_apart_near_and_far():
-    got = np.asarray(waves(np.array([0, 1, 2, 200, 210]), 32), np.float64)
+    got = np.asarray(jax.jit(waves, static_argnums=1)(np.array([0, 1, 2, 200, 210]), 32), np.float64)
     apart = np.linalg.norm(got[:, None] - got[None], axis=-1)
     assert (apart[~np.eye(5, dtype=bool)] > 0.3).all()
     np.testing.assert_allclose(got[0], np.tile([0, 1], 16), atol=1e-7)

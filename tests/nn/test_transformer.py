@@ -34,7 +34,7 @@ def test_a_block_is_pytorchs_encoder_layer():
         theirs |= {f'norm{i}.{leaf}': state[f'norm{i}.{leaf}'] for i in (1, 2)}
     layer.load_state_dict(theirs, strict=True)
     x, some = inputs(), LENGTHS > 0
-    ours = np.asarray(pure.apply(params, {}, lambda m: m(x, LENGTHS, None))[0])
+    ours = np.asarray(jax.jit(lambda p: pure.apply(p, {}, lambda m: m(x, LENGTHS, None))[0])(params))
     ignored = torch.arange(7)[None] >= torch.tensor(LENGTHS)[:, None]  # PyTorch's layer: True = left out
     with torch.no_grad():
         expected = layer.train()(torch.tensor(x), src_key_padding_mask=ignored).numpy()
@@ -51,8 +51,9 @@ def test_a_stack_is_its_blocks_one_after_the_other():
     x = inputs()
     whole = jax.jit(lambda p: pure.apply(p, {}, lambda m: run_layers(m, x, LENGTHS, None, remat='block'))[0])(params)
     single, y = Pure(lambda rngs: Block(8, 2, 16, 0.0, dtype=jnp.float32, rngs=rngs)), x
+    block = jax.jit(lambda p, y: single.apply(p, {}, lambda m: m(y, LENGTHS, None))[0])
     for i in range(3):
-        y = single.apply(jax.tree.map(lambda leaf, i=i: leaf[i], params), {}, lambda m, y=y: m(y, LENGTHS, None))[0]
+        y = block(jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], params), y)
     np.testing.assert_allclose(whole, y, atol=1e-5)
     assert np.ptp(np.asarray(params['q_proj']['kernel']), axis=0).min() > 0  # layers differ from the start
     with pytest.raises(InputError, match='rematerialisation'):
@@ -105,8 +106,8 @@ def test_pooling_is_attention_of_one_query():
         weight = np.exp(score - score.max(1, keepdims=True))
         expected = ((weight / weight.sum(1, keepdims=True))[..., None] * v).sum(1)
     expected[LENGTHS == 0] = 0
-    np.testing.assert_allclose(run(params, z), expected, atol=2e-5)
-    gradient = np.asarray(jax.grad(lambda z: jnp.sin(run(params, z)).sum())(z))
+    np.testing.assert_allclose(jax.jit(run)(params, z), expected, atol=2e-5)
+    gradient = np.asarray(jax.jit(jax.grad(lambda z: jnp.sin(run(params, z)).sum()))(z))
     assert (gradient[~valid] == 0).all() and (np.abs(gradient[valid]).max(-1) > 0).all()
 
 
@@ -117,4 +118,5 @@ def test_the_gate_mixes_input_and_output():
     gate = 1 / (1 + np.exp(-(x @ np.asarray(params['gate']['kernel']) + np.asarray(params['gate']['bias']))))
     norm = (u - u.mean(-1, keepdims=True)) / np.sqrt(u.var(-1, keepdims=True) + 1e-5)
     expected = (1 - gate) * x + gate * norm
-    np.testing.assert_allclose(pure.apply(params, {}, lambda m: m(x, u))[0], expected, atol=1e-5)
+    ours = jax.jit(lambda x, u: pure.apply(params, {}, lambda m: m(x, u))[0])(x, u)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
