@@ -31,7 +31,7 @@ def keys(count):
     return jax.random.split(jax.random.key(5), count)
 
 
-PROMPT = np.asarray(jax.random.randint(jax.random.key(2), (3, 9), 0, 20))
+PROMPT = np.random.Generator(np.random.Philox(2)).integers(0, 20, (3, 9)).astype(np.int32)
 
 
 @pytest.mark.parametrize('sampling', [{}, {'temperature': 0.0}, {'temperature': 0.7, 'top_k': 5, 'top_p': 0.8}])

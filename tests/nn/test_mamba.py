@@ -15,8 +15,13 @@ def _random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def _make(kind, features, **options):
+    """A block whose start is one program."""
+    return nnx.jit(lambda: kind(features, **options, rngs=nnx.Rngs(0)))()
+
+
 def test_initial_steps_are_log_uniform():
-    block = MambaBlock(500, states=3, rngs=nnx.Rngs(0))
+    block = _make(MambaBlock, 500, states=3)
     step = np.log(np.logaddexp(np.asarray(block.dt_proj.bias[...], np.float64), 0))
     assert stats.kstest(step, stats.uniform(np.log(1e-3), np.log(1e2)).cdf).pvalue > 1e-3
     np.testing.assert_allclose(np.exp(block.A_log[...]), np.tile([1.0, 2.0, 3.0], (1000, 1)), rtol=1e-6)
@@ -26,16 +31,15 @@ def test_initial_steps_are_log_uniform():
 
 def test_sizes_of_the_denoiser():
     """115,200 parameters of the scan alone at width 128, and 1,280 of the convolution."""
-    count = lambda width: sum(
-        p.size for p in jax.tree.leaves(nnx.state(MambaBlock(128, width=width, rngs=nnx.Rngs(0)), nnx.Param))
-    )
+    make = lambda width: nnx.eval_shape(lambda: MambaBlock(128, width=width, rngs=nnx.Rngs(0)))
+    count = lambda width: sum(p.size for p in jax.tree.leaves(nnx.state(make(width), nnx.Param)))
     assert count(0) == 115_200
     assert count(4) == 115_200 + 256 * 5
 
 
 @pytest.mark.parametrize('width', [0, 1, 4])
 def test_streaming_equals_the_whole(width):
-    block, x = MambaBlock(12, width=width, rngs=nnx.Rngs(0)), _random(3, 9, 12)
+    block, x = _make(MambaBlock, 12, width=width), _random(3, 9, 12)
     whole = jax.jit(block)(x)
     pure = Pure(lambda rngs: MambaBlock(12, width=width, rngs=rngs))
     params = nnx.to_pure_dict(nnx.state(block, nnx.Param))
@@ -47,7 +51,7 @@ def test_streaming_equals_the_whole(width):
 
 
 def test_the_future_changes_no_bit_of_the_past():
-    block, x = MambaBlock(12, rngs=nnx.Rngs(0)), _random(2, 20, 12)
+    block, x = _make(MambaBlock, 12), _random(2, 20, 12)
     changed = x.copy()
     changed[:, 11:] = 5
     run = jax.jit(block)
@@ -56,7 +60,7 @@ def test_the_future_changes_no_bit_of_the_past():
 
 @pytest.mark.parametrize('kind', [MambaBlock, BiMambaBlock])
 def test_padding_changes_nothing(kind):
-    block, x = kind(12, rngs=nnx.Rngs(0)), _random(2, 20, 12)
+    block, x = _make(kind, 12), _random(2, 20, 12)
     mask = np.arange(20)[None] < np.array([[20], [7]])
     padded = np.where(mask[..., None], x, 100).astype(np.float32)
     run = jax.jit(block)
@@ -68,7 +72,7 @@ def test_padding_changes_nothing(kind):
 
 
 def test_both_directions_equal_two_mixers():
-    block, x = BiMambaBlock(12, states=4, rngs=nnx.Rngs(0)), _random(2, 20, 12)
+    block, x = _make(BiMambaBlock, 12, states=4), _random(2, 20, 12)
     backward = lambda x: jnp.flip(block.backward(jnp.flip(x, 1)), 1)
     two = jax.jit(lambda x: block.joint(jnp.concatenate([block.forward(x), backward(x)], -1)))
     np.testing.assert_allclose(jax.jit(block)(x), two(x), atol=1e-6)
@@ -77,13 +81,13 @@ def test_both_directions_equal_two_mixers():
 
 
 def test_both_directions_share_one_scan():
-    block = BiMambaBlock(12, method='sequential', rngs=nnx.Rngs(0))
+    block = _make(BiMambaBlock, 12, method='sequential')
     jaxpr = jax.make_jaxpr(block)(_random(2, 20, 12))
     assert str(jaxpr).count('custom_vjp_call') == 1
 
 
 def test_bfloat16_is_close_and_trains():
-    block, exact = (MambaBlock(32, dtype=d, rngs=nnx.Rngs(0)) for d in (jnp.bfloat16, jnp.float32))
+    block, exact = (_make(MambaBlock, 32, dtype=d) for d in (jnp.bfloat16, jnp.float32))
     x = _random(2, 20, 32)
     y, golden = np.asarray(jax.jit(block)(x)), np.asarray(jax.jit(exact)(x))
     assert y.dtype == jnp.bfloat16

@@ -62,13 +62,13 @@ def test_a_stack_is_its_blocks_one_after_the_other():
 
 def in_groups(monkeypatch, function, *arguments):
     """What a function gives without and with groups of three sequences of 7 slots and two heads, in two chains."""
-    whole = jax.jit(function)(*arguments)
+    fresh = lambda: jax.jit(lambda *arguments: function(*arguments))  # traced anew, under the sizes of the moment
+    whole = fresh()(*arguments)
     monkeypatch.setattr(transformer, 'GROUP_BYTES', 2 * 4 * 2 * 7 * 7)
     lowered = []
     for devices in (jax.device_count(), 1):
         monkeypatch.setattr(jax, 'device_count', lambda devices=devices: devices)
-        jax.clear_caches()
-        lowered.append(jax.jit(function).lower(*arguments))
+        lowered.append(fresh().lower(*arguments))
     one, two = (program.as_text().count('dot_general') for program in lowered)
     assert two > one  # several devices keep one chain
     compiled = lowered[-1].compile()

@@ -1,6 +1,7 @@
 """All tokenizers: ids from the past alone, candles again that are candles, ordered codes, likelihoods, saving."""
 
 import dataclasses
+import functools
 import json
 from types import SimpleNamespace
 
@@ -41,28 +42,34 @@ def make_learned(**changes):
     """An autoencoder at random weights: nothing here asks for more."""
     config = dataclasses.replace(CandleAutoencoder(hidden=8, dim=4, codes=32), **changes)
     task = config.build()
-    params, extra = task.init(make_key(0, 'init'))
-    params['encoder']['mlp']['4']['kernel'] *= 10  # so that candles differ by more than the biases
+    params, extra = jax.device_get(jax.jit(task.init)(make_key(0, 'init')))
+    params['encoder']['mlp']['4']['kernel'] = 10 * params['encoder']['mlp']['4']['kernel']  # candles outdo the biases
     for i, size in enumerate(config.books):
-        extra[f'book_{i}']['embedding'] = 0.3 * jax.random.normal(make_key(i, 'codes'), (size, 4))
+        rng = np.random.Generator(np.random.Philox(i))
+        extra[f'book_{i}']['embedding'] = 0.3 * rng.standard_normal((size, 4), np.float32)
     extra = {n: v for n, v in flatten(extra).items() if n in ('mean', 'std') or n.endswith('embedding')}
     arrays = {f'params/{n}': np.asarray(v) for n, v in flatten(params).items()}
     return LearnedTokenizer(config, 0.94, 0.02, arrays | {f'extra/{n}': np.asarray(v) for n, v in extra.items()})
 
 
 TOKENIZERS = {
-    'bins': Bins(returns=8, ranges=4).open(CANDLES, TRAIN),
-    'bins, not scaled': Bins(returns=8, ranges=1, decay=1.0).open(CANDLES, TRAIN),
-    'vq': make_learned(),
-    'fsq': make_learned(quantizer='fsq', levels=(4, 4, 3)),
-    'rvq': make_learned(quantizer='rvq', levels=(8, 4)),
-    'bsq': make_learned(quantizer='bsq'),
+    'bins': lambda: Bins(returns=8, ranges=4).open(CANDLES, TRAIN),
+    'bins, not scaled': lambda: Bins(returns=8, ranges=1, decay=1.0).open(CANDLES, TRAIN),
+    'vq': make_learned,
+    'fsq': lambda: make_learned(quantizer='fsq', levels=(4, 4, 3)),
+    'rvq': lambda: make_learned(quantizer='rvq', levels=(8, 4)),
+    'bsq': lambda: make_learned(quantizer='bsq'),
 }
+
+
+@functools.cache
+def get(name):
+    return TOKENIZERS[name]()
 
 
 @pytest.fixture(params=TOKENIZERS)
 def tokenizer(request):
-    return TOKENIZERS[request.param]
+    return get(request.param)
 
 
 def test_features_by_their_formulas():
@@ -194,7 +201,7 @@ def test_saved_and_read_again(tokenizer, tmp_path):
 
 
 def test_a_tokenizer_says_until_when_it_was_fitted_and_whether_it_looks_ahead(tmp_path, capsys):
-    bins = TOKENIZERS['bins']
+    bins = get('bins')
     assert bins.fitted_until == CANDLES[0].time[KNOWN - 1] and not bins.looks_ahead
     bins.save(tmp_path)
     assert load(tmp_path).fitted_until == bins.fitted_until and not capsys.readouterr().out
@@ -204,7 +211,7 @@ def test_a_tokenizer_says_until_when_it_was_fitted_and_whether_it_looks_ahead(tm
     assert np.isnat(load(tmp_path).fitted_until) and load(tmp_path).hash == bins.hash
     assert f'{tmp_path / "tokenizer.json"} does not say until when it was fitted' in capsys.readouterr().out
     compat = make_learned(compat=True)
-    assert compat.looks_ahead and not TOKENIZERS['vq'].looks_ahead
+    assert compat.looks_ahead and not get('vq').looks_ahead
     compat.save(tmp_path / 'compat')
     assert load(tmp_path / 'compat').looks_ahead and np.isnat(load(tmp_path / 'compat').fitted_until)
 
@@ -215,29 +222,29 @@ def test_a_tokenizer_says_until_when_it_was_fitted_and_whether_it_looks_ahead(tm
 def test_learned_codes_are_of_their_own_training_and_of_the_spread(train_end, until):
     split = Split(train_end=train_end, valid_end='2022', purge_days=0, embargo_days=0)
     task = CandleAutoencoder(hidden=8, dim=4, codes=32).build()
-    params, extra = task.init(make_key(0, 'init'))
+    params, extra = jax.jit(task.init)(make_key(0, 'init'))
     config = SimpleNamespace(task=task.config, data=SimpleNamespace(decay=0.94, split=split))
     trained = SimpleNamespace(task=task, params=params, extra=extra, config=config)
     assert make_tokenizer(trained, CANDLES, TRAIN).fitted_until == np.datetime64(until, 'ns')
 
 
 def test_the_hash_is_of_what_decides_ids():
-    hashes = [t.hash for t in TOKENIZERS.values()]
+    hashes = [get(name).hash for name in TOKENIZERS]
     assert len(set(hashes)) == len(hashes) and all(len(h) == 16 for h in hashes)
-    assert make_learned().hash == TOKENIZERS['vq'].hash
+    assert make_learned().hash == get('vq').hash
     for name in ('params/encoder/mlp/0/kernel', 'extra/book_0/embedding', 'extra/mean'):
-        arrays = TOKENIZERS['vq'].arrays()
+        arrays = get('vq').arrays()
         other = arrays | {name: arrays[name] + 1e-6}
-        assert LearnedTokenizer(TOKENIZERS['vq'].config, 0.94, 0.02, other).hash != TOKENIZERS['vq'].hash
-    spread = TOKENIZERS['vq'].arrays() | {'spread': np.ones((32, 4))}
-    assert LearnedTokenizer(TOKENIZERS['vq'].config, 0.94, 0.02, spread).hash == TOKENIZERS['vq'].hash
+        assert LearnedTokenizer(get('vq').config, 0.94, 0.02, other).hash != get('vq').hash
+    spread = get('vq').arrays() | {'spread': np.ones((32, 4))}
+    assert LearnedTokenizer(get('vq').config, 0.94, 0.02, spread).hash == get('vq').hash
     later = [dataclasses.replace(c, close=np.where(TRAIN[0], c.close, c.close * 0.999)) for c in CANDLES]
-    assert Bins(returns=8, ranges=4).open(later, TRAIN).hash == TOKENIZERS['bins'].hash  # fitted on training alone
-    assert Bins(returns=8, ranges=4).open(CANDLES, [m[::-1] for m in TRAIN]).hash != TOKENIZERS['bins'].hash
+    assert Bins(returns=8, ranges=4).open(later, TRAIN).hash == get('bins').hash  # fitted on training alone
+    assert Bins(returns=8, ranges=4).open(CANDLES, [m[::-1] for m in TRAIN]).hash != get('bins').hash
 
 
 def test_bins_are_used_alike():
-    bins = TOKENIZERS['bins']
+    bins = get('bins')
     ids = np.concatenate([bins.encode(c)[:KNOWN] for c in CANDLES])
     counts = np.bincount(ids, minlength=32)
     assert counts.min() >= 20 and counts.max() <= 30  # 800 candles for 32 bins
@@ -284,7 +291,7 @@ class LooksAhead:
 @pytest.mark.parametrize('name', ['bins', 'bins, not scaled', 'vq'])
 def test_noise_has_no_order_but_what_a_tokenizer_makes_up(name):
     """Its candles use the tokens as the training candles do."""
-    tokenizer = TOKENIZERS[name]
+    tokenizer = get(name)
     inputs = np.concatenate([tokenizer.inputs(c)[:KNOWN] for c in CANDLES])
     honest, ahead = (measure_noise(t, inputs, seed=1) for t in (tokenizer, LooksAhead(tokenizer)))
     assert honest['encoder']['z'] < MADE_UP and honest['encoder']['information'] < 0.003
@@ -321,7 +328,7 @@ def test_the_neighbours_of_the_original_make_up_order():
 
 def test_stability_is_of_all_assets():
     """An asset whose ids look ahead is found behind one that is too short to tell; one candle tells nothing."""
-    tokenizer, short = LooksAhead(TOKENIZERS['bins']), CANDLES[0].part(slice(0, 1))
+    tokenizer, short = LooksAhead(get('bins')), CANDLES[0].part(slice(0, 1))
     assert measure_stability(tokenizer, [short]) is None
     assert measure_stability(tokenizer, [short, CANDLES[1]]) < 1 == measure_stability(tokenizer.inner, CANDLES)
 
