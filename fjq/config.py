@@ -142,7 +142,10 @@ def from_dict(value: Any) -> Any:
     except ImportError:
         kind = None
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        raise InputError(f'the config names the type {module}.{name}, which is no config dataclass')
+        raise InputError(
+            f'the config names the type {module}.{name}, which is no config dataclass',
+            remedy='read it by the version of fjq that wrote it (manifest.json has its commit), or train again',
+        )
     known = {f.name for f in dataclasses.fields(kind)}
     fields = {k: from_dict(v) for k, v in value.items() if k != 'type'}
     if extra := sorted(set(fields) - known):

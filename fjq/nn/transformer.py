@@ -18,7 +18,8 @@ from fjq.nn.dense import Dense, dense, gelu
 from fjq.nn.dropout import dropout
 from fjq.nn.norm import LayerNorm
 
-# What a layer keeps for the backward pass: everything; what matrix products and attention gave; only its input.
+# What a layer keeps for the backward pass: everything; what matrix products and attention gave (cuDNN's attention runs
+# again all the same: its backward pass reads sums that no name covers); only its input.
 POLICIES = ('none', 'dots', 'block')
 GROUP_BYTES = 12 * 2**20  # of attention weights that a chain on a CPU computes at a time
 
