@@ -13,7 +13,7 @@ from token_batch import small
 from fjq.bridge import Pure
 from fjq.errors import InputError
 from fjq.launch import load_config
-from fjq.models.gpt import Gpt, Model, places
+from fjq.models.gpt import Model, places
 from fjq.models.microchat import Microchat
 from fjq.models.sampling import score
 from fjq.nn import chains
@@ -23,17 +23,18 @@ from interop.microchat_modules import Gpt as TorchGpt
 from interop.microchat_modules import Sizes
 
 
-def make(config: Gpt, seed=0, noise=0.3):
-    """A model whose zero layers are not."""
-    pure = Pure(lambda rngs: Model(config, rngs=rngs))
+@functools.cache  # tests of one size share the model and its programs
+def make(**changes):
+    """A small model whose zero layers are not."""
+    pure = Pure(lambda rngs: Model(small(**changes), rngs=rngs))
 
     def start(key, noise_key):
         leaves, tree = jax.tree.flatten(pure.init(key)[0])
         keys = jax.random.split(noise_key, len(leaves))
-        move = lambda x, k: x + noise * x.shape[0] ** -0.5 * jax.random.normal(k, x.shape)
+        move = lambda x, k: x + 0.3 * x.shape[0] ** -0.5 * jax.random.normal(k, x.shape)
         return jax.tree.unflatten(tree, map(move, leaves, keys))
 
-    return pure, jax.jit(start)(jax.random.key(seed), jax.random.key(seed + 1))
+    return pure, jax.jit(start)(jax.random.key(0), jax.random.key(1))
 
 
 @functools.cache  # one program a model and shape
@@ -70,7 +71,7 @@ def test_a_fresh_model_knows_nothing(changes, size):
 
 
 def test_a_segment_does_not_see_another_and_starts_anew():
-    pure, params = make(small(layers=2, rope_rounded=True))
+    pure, params = make(layers=2, rope_rounded=True)
     ids = tokens((1, 16))
     segment = np.array([[4] * 5 + [2] * 7 + [0] * 4], np.int32)
     out = logits(pure, params, ids, segment)
@@ -84,7 +85,7 @@ def test_a_segment_does_not_see_another_and_starts_anew():
 
 
 def test_no_token_sees_a_later_one():
-    pure, params = make(small())
+    pure, params = make()
     ids = tokens((2, 16))
     other = np.where(np.arange(16)[None] == 9, next_ones(ids), ids)
     a, b = logits(pure, params, ids), logits(pure, params, other)
@@ -98,7 +99,7 @@ SLOWER = [{'kv_heads': 0, 'embedding_norm': True, 'softcap': 5.0}, {'tied': True
 @pytest.mark.parametrize('packed', [False, True])
 def test_rows_in_two_chains_are_the_rows(monkeypatch, packed):
     """Values, keys, caches and gradients, as on a CPU with one device and rows enough."""
-    pure, params = make(small(layers=2, dropout=0.5))
+    pure, params = make(layers=2, dropout=0.5)
     ids, segment = tokens((5, 16)), jnp.arange(80).reshape(5, 16) // 7 if packed else None
 
     def hidden(params):
@@ -118,7 +119,7 @@ def test_rows_in_two_chains_are_the_rows(monkeypatch, packed):
 @pytest.mark.parametrize('changes', [{}, *(pytest.param(c, marks=pytest.mark.slow) for c in SLOWER)])
 def test_branches_of_a_prompt_are_whole_sequences(changes):
     """Values and gradients; P continuations cost one run of the prompt."""
-    pure, params = make(small(**changes))
+    pure, params = make(**changes)
     prompt, ids = tokens((2, 9)), tokens((2, 3, 5), seed=7)
 
     def shared(params):
@@ -137,7 +138,7 @@ def test_branches_of_a_prompt_are_whole_sequences(changes):
 
 
 def test_steps_are_branches():
-    pure, params = make(small())
+    pure, params = make()
     prompt, ids = tokens((2, 9)), tokens((2, 3, 5), seed=7)
 
     def both(model):
@@ -153,7 +154,7 @@ def test_steps_are_branches():
 
 
 def test_dropout_is_of_the_key_alone():
-    pure, params = make(small(dropout=0.5))
+    pure, params = make(dropout=0.5)
     ids = tokens((2, 16))
     a, b, c = (logits(pure, params, ids, None, jax.random.key(k)) for k in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
@@ -162,8 +163,8 @@ def test_dropout_is_of_the_key_alone():
 
 @pytest.mark.parametrize('changes', [{}, {'softcap': 15.0, 'embedding_norm': True}])
 def test_torch_computes_the_same_from_our_weights_and_ours_from_its(changes):
-    config = small(rope_rounded=True, padded_logits=True, **changes)
-    pure, params = make(config)
+    sizes = dict(rope_rounded=True, padded_logits=True, **changes)
+    (pure, params), config = make(**sizes), small(**sizes)
     theirs = TorchGpt(Sizes(16, 20, 1, 4, 2, 32, **changes))
     state = {k: torch.tensor(v) for k, v in to_state_dict(params).items()}
     theirs.load_state_dict(state, strict=True)
@@ -185,7 +186,7 @@ def test_torch_computes_the_same_from_our_weights_and_ours_from_its(changes):
 
 
 def test_bfloat16_is_near_float32():
-    pure, params = make(small())
+    pure, params = make()
     half = Pure(lambda rngs: Model(small(dtype='bfloat16'), rngs=rngs))
     ids = tokens((2, 16))
     a, b = logits(pure, params, ids), logits(half, params, ids)
@@ -210,6 +211,6 @@ def test_sizes_that_make_no_sense_are_refused(changes, message):
 
 
 def test_a_sequence_longer_than_the_model_is_refused():
-    pure, params = make(small())
+    pure, params = make()
     with pytest.raises(InputError, match='17 positions are more than the model has, 16'):
         pure.apply(params, {}, Model.__call__, tokens((1, 17)))
