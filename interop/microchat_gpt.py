@@ -72,4 +72,5 @@ def _greedy(pure: Pure, params: dict, config: Gpt, ids, golden: np.ndarray) -> n
         model, prompt, jax.random.split(jax.random.key(0), 1), horizon=horizon, paths=1, sampling=greedy
     )
     prompt = jnp.asarray(golden[:, :context], jnp.int32)
-    return np.concatenate([golden[:, :context], np.asarray(pure.apply(params, {}, run, prompt)[0])[:, 0]], axis=1)
+    tokens, _ = jax.jit(lambda params, prompt: pure.apply(params, {}, run, prompt))(params, prompt)
+    return np.concatenate([golden[:, :context], np.asarray(tokens)[:, 0]], axis=1)
