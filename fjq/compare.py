@@ -201,6 +201,16 @@ def sum_moments(values, time) -> tuple[np.ndarray, np.ndarray]:
     return sums, count
 
 
+def mean_by_moments(values, time) -> np.ndarray:
+    """A series [M, ...] of moments whose mean is that of the rows [N, ...], each of which counts alike: where moments
+    have as many rows each, their means; else the mean of all and what a moment adds to it, by the delta method of a
+    ratio. The plain means of moments have another mean: that of a market open at weekends would count for ten there."""
+    sums, count = sum_moments(values, time)
+    count = count.reshape(-1, *[1] * (sums.ndim - 1))
+    mean = sums.sum(0) / count.sum()
+    return mean + (sums - mean * count) / count.mean()
+
+
 def _relative_skill(means: np.ndarray) -> np.ndarray:
     with np.errstate(divide='ignore', invalid='ignore'):  # a reference without any loss
         return 1 - means[..., 0] / means[..., 1]

@@ -67,7 +67,7 @@ def difference(
     draws: int,
 ) -> list[dict[str, float]]:
     """Loss of the baseline minus loss of the model, one a horizon: mean, 95 % block bootstrap interval, and the
-    Diebold-Mariano test of the mean losses of the moments, with either variance. Positive = the model is better.
+    Diebold-Mariano test of the losses, moment by moment, with either variance. Positive = the model is better.
 
     R2 is that of the model against the baseline, 1 - MSE / MSE of the baseline, with the same kind of interval.
     overlaps, blocks: moments that a target spans, and that are resampled together with all their rows.
@@ -85,10 +85,9 @@ def difference(
         ours, theirs = (values[keep, h] for values in losses)
         both = np.stack([values[keep, h] for values in squares], 1)
         (low, high), (r2_low, r2_high) = interval(theirs - ours), interval(both, statistic=compare.relative_skill)
-        sums, count = compare.sum_moments(np.stack([theirs, ours], 1), rows['time'][keep])
+        moments = compare.mean_by_moments(np.stack([theirs, ours], 1), rows['time'][keep])
         test, classical = (
-            compare.diebold_mariano(*(sums / count[:, None]).T, horizon=overlaps[h], variance=v)
-            for v in ('cosine', 'newey-west')
+            compare.diebold_mariano(*moments.T, horizon=overlaps[h], variance=v) for v in ('cosine', 'newey-west')
         )
         verdict = 'better' if low > 0 else 'worse' if high < 0 else 'not told apart'
         out.append(

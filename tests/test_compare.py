@@ -160,6 +160,22 @@ def test_moments_of_a_bootstrap():
     assert count.tolist() == [3] * 19 + [1]
 
 
+def test_a_test_by_moments_is_of_the_mean_of_all_rows():
+    """Ten assets on weekdays, one of them at weekends too: what happens there is a tenth of a day."""
+    day = np.repeat(np.arange(700), np.where(np.arange(700) % 7 < 5, 10, 1))
+    weekend = day % 7 >= 5
+    gain = rng(23).standard_normal(len(day)) + np.where(weekend, -1.0, 0.1)
+    series = compare.mean_by_moments(gain, day)
+    assert series.shape == (700,) and series.mean() == pytest.approx(gain.mean()) and gain.mean() > 0
+    sums, count = compare.sum_moments(gain, day)
+    assert (sums / count).mean() < 0  # which a test of the moments' means would find
+    # against least squares on a constant, its error clustered by day
+    error = np.sqrt(((sums - gain.mean() * count) ** 2).sum()) / len(gain)
+    assert series.std() / np.sqrt(700) == pytest.approx(error)
+    even = rng(24).standard_normal((60, 2))
+    np.testing.assert_allclose(compare.mean_by_moments(even, np.arange(60) // 3), even.reshape(20, 3, 2).mean(1))
+
+
 def correlated(n: int, h: int, seed: int) -> np.ndarray:
     """[n, 2] sums of h steps, of correlation 0.6."""
     x, other = overlapping(n, h, 2, seed)

@@ -28,9 +28,8 @@ class TokenScores:
     compared with; and the energy score (Gneiting and Raftery 2007) of the forecasters that have paths.
 
     A token is scored once: where rows overlap, by the row that it follows most closely. Intervals resample blocks of
-    moments, with all assets of a moment, as their returns move together; for the same reason the Diebold-Mariano test
-    is of the means of the moments. The task has to have
-    `log_probabilities(params, extra, batch) -> [B, L, V]`, of `batch['tokens'][:, 1:]`.
+    moments, with all assets of a moment, as their returns move together; so does the Diebold-Mariano test. The task
+    has to have `log_probabilities(params, extra, batch) -> [B, L, V]`, of `batch['tokens'][:, 1:]`.
     """
 
     name: str = 'tokens'
@@ -102,12 +101,12 @@ class TokenScores:
 
     def _saved(self, difference: np.ndarray, time: np.ndarray, span: int = 1) -> dict:
         """Of the other minus of the model [K], at moments [K]: the mean with its interval, and the Diebold-Mariano test
-        of the means of the moments, with either variance. span: moments that one of them looks ahead."""
+        of it, moment by moment, with either variance. span: moments that one of them looks ahead."""
         low, high = self._interval(compare.block_bootstrap, difference, time)
-        sums, count = compare.sum_moments(difference, time)
-        mean, none = sums / count, np.zeros(len(count))
+        moments = compare.mean_by_moments(difference, time)
+        none = np.zeros_like(moments)
         test, classical = (
-            compare.diebold_mariano(mean, none, horizon=span, variance=v) for v in ('cosine', 'newey-west')
+            compare.diebold_mariano(moments, none, horizon=span, variance=v) for v in ('cosine', 'newey-west')
         )
         word = 'better' if low > 0 else 'worse' if high < 0 else 'not told apart'
         figures = difference.mean(), low, high, test.statistic, test.p, classical.p

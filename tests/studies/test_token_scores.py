@@ -114,7 +114,8 @@ def test_tables_by_hand(data, law):
     moments = {}
     for (_, time), (one, _) in by_hand(data, law).items():
         moments.setdefault(time, []).append(3 - one / np.log(2))
-    gain = np.array([np.mean(moments[t]) for t in sorted(moments)])
+    gain, count = (np.array([of(moments[t]) for t in sorted(moments)]) for of in (np.sum, len))
+    gain = gain.sum() / count.sum() + (gain - count * gain.sum() / count.sum()) / count.mean()
     for variance, name in (('cosine', 'p'), ('newey-west', 'p (NW)')):
         test = diebold_mariano(gain, np.zeros(len(gain)), horizon=1, variance=variance)
         assert saved[0][name] == pytest.approx(test.p, rel=1e-4)
@@ -130,8 +131,8 @@ def test_tables_by_hand(data, law):
     whole = mask.all(1)
     target, time = rows['target'][whole], rows['time'][whole]
     assert [x['forecaster'] for x in paths] == ['known', 'walk', 'drawn'] and paths[1]['the model is'] == 'better'
-    gain = compare.sum_moments(energy_score(2 * values[whole], target) - energy_score(values[whole], target), time)
-    test = diebold_mariano(gain[0] / gain[1], np.zeros(len(gain[0])), horizon=compare.count_span(rows)[-1])
+    gain = compare.mean_by_moments(energy_score(2 * values[whole], target) - energy_score(values[whole], target), time)
+    test = diebold_mariano(gain, np.zeros(len(gain)), horizon=compare.count_span(rows)[-1])
     assert paths[1]['DM'] == pytest.approx(test.statistic) and paths[2]['p'] == 1.0 and np.isnan(paths[0]['p'])
     assert paths[2]['saved'] == 0 and paths[2]['energy score'] == paths[0]['energy score']
     assert study.charts[0].lines['bigram'][-1] == pytest.approx(saved[2]['saved'] * len(nats))
