@@ -25,7 +25,8 @@ MOST_DRAWN = 500  # rows of a figure of forecasts, the last ones
 _DIFFERENCES = (
     '{loss} of each baseline minus that of the model; above 0 the model is better. Intervals: 95 %, block bootstrap. '
     'p: Diebold-Mariano with the equal-weighted cosine variance, which holds its size when targets overlap; '
-    'p (NW): with Newey-West, which then rejects too often. R2: 1 - MSE / MSE of the baseline.'
+    'p (NW): with Newey-West, which then rejects too often. R2: 1 - MSE / MSE of the baseline; r2 above, of the mean '
+    'of training.'
 )
 
 
