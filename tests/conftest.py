@@ -1,17 +1,16 @@
 """Strict run time for every test: eight CPU devices, no silent rank promotion, warnings are errors.
 
-Programs that run once or twice are compiled without the expensive passes; those of the toy's processes in full.
+Programs that run once or twice are compiled without the expensive passes; those of child processes in full.
 """
 
 import os
 from pathlib import Path
 
-from toy_run import QUICK
-
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault(
     'XLA_FLAGS',
-    f'--xla_force_host_platform_device_count=8 {QUICK}',
+    '--xla_force_host_platform_device_count=8'
+    ' --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true',
 )
 
 import jax

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from other_future import with_other_future
-from toy_run import QUICK, Runner
+from toy_run import Runner
 
 import fjq
 from fjq.baselines import Constant, Unavailable
@@ -110,7 +110,7 @@ class Tiny:
 
 @pytest.fixture(scope='module')
 def runner():
-    with Runner(QUICK) as runner:
+    with Runner() as runner:
         yield runner
 
 

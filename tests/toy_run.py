@@ -15,7 +15,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / 'toy_config.py'
-QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'  # to compile, not to run
 
 
 def environment() -> dict[str, str]:
@@ -30,13 +29,7 @@ def environment() -> dict[str, str]:
 
 
 class Runner:
-    """Starts runs of tests/toy_config.py; a context manager that ends its server.
-
-    xla: flags of XLA for all of them.
-    """
-
-    def __init__(self, xla: str = ''):
-        self._xla = xla
+    """Starts runs of tests/toy_config.py; a context manager that ends its server."""
 
     def __enter__(self):
         self._server = subprocess.Popen(
@@ -61,8 +54,7 @@ class Runner:
           kill: dies instead of writing this seal, counted from 1.
           disk: no file can grow beyond so many bytes.
         """
-        xla = f'{self._xla} --xla_force_host_platform_device_count={devices}'
-        return self._ask(argv=['launch', *flags], log=str(log), xla=xla, kill=kill, disk=disk)
+        return self._ask(argv=['launch', *flags], log=str(log), devices=devices, kill=kill, disk=disk)
 
     def wait(self, pid: int) -> int:
         """The exit code of a run, -N where signal N ended it."""
@@ -101,7 +93,7 @@ def _become(request):
         for stream in (1, 2):
             os.dup2(out, stream)
         os.close(0)
-        os.environ['XLA_FLAGS'] = request['xla']
+        os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={request["devices"]}'
         if request['kill']:
             _kill_at(request['kill'])
         if request['disk']:
